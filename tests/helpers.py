@@ -1,0 +1,113 @@
+"""Helpers of the tests: tiny models of every family, job directories, and functions run on several gloo processes."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+VOCABULARY = 512
+
+
+def make_tokenizer(folder: Path) -> None:
+    """Byte-level BPE trained on a little of the synthetic text; bos <s>, eos and pad </s>."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    from trainers.data.synthetic import generate_policy_documents
+
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<unk>", "<s>", "</s>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        generate_policy_documents(50, seed=0),
+        trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="</s>"
+    ).save_pretrained(folder)
+
+
+def make_model(family: str, folder: Path, **changes: Any) -> None:
+    """A model of `family` with two layers, 64 wide, random weights of a fixed seed; with the tokenizer."""
+    import torch
+    import transformers as hf
+
+    small = {"vocab_size": VOCABULARY, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 256}
+    gated = {**small, "intermediate_size": 128, "num_key_value_heads": 2, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+    configs: dict[str, Any] = {
+        "llama": lambda: hf.LlamaConfig(**gated | changes),
+        "mistral": lambda: hf.MistralConfig(**gated | {"sliding_window": 32} | changes),
+        "qwen3": lambda: hf.Qwen3Config(**gated | {"head_dim": 16} | changes),
+        "gemma3": lambda: hf.Gemma3TextConfig(**gated | {"head_dim": 16, "sliding_window": 32, "sliding_window_pattern": 2} | changes),
+        "falcon": lambda: hf.FalconConfig(**small | {"bos_token_id": 1, "eos_token_id": 2} | changes),
+        "gpt2": lambda: hf.GPT2Config(
+            vocab_size=VOCABULARY, n_embd=64, n_layer=2, n_head=4, n_positions=256, bos_token_id=1, eos_token_id=2, **changes
+        ),
+        "bert": lambda: hf.BertConfig(**small | {"intermediate_size": 128, "pad_token_id": 2} | changes),
+        "modernbert": lambda: hf.ModernBertConfig(
+            **small
+            | {"intermediate_size": 128, "pad_token_id": 2, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
+            | changes
+        ),
+    }
+    auto = hf.AutoModel if family in ("bert", "modernbert") else hf.AutoModelForCausalLM
+    torch.manual_seed(0)
+    hf.logging.disable_progress_bar()
+    auto.from_config(configs[family]()).save_pretrained(folder)
+    make_tokenizer(folder)
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def make_run(folder: Path, *, workers: int = 1, **config: Any) -> Path:
+    """A run directory `folder` with this configuration, as the launcher would write it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({"name": folder.name, "output": str(folder.parent), **config}, default=str))
+    return folder
+
+
+def start_workers(run_dir: Path, *, workers: int = 1) -> list[subprocess.Popen[str]]:
+    """`python -m trainers` on this many processes, as torchrun would start them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {"WORLD_SIZE": str(workers), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHONPATH": str(REPOSITORY)}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "trainers", str(run_dir / "config.json")],
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(workers)
+    ]
+
+
+def train(run_dir: Path, *, workers: int = 1, expect: int = 0) -> str:
+    """Train a run directory to its end; what the workers printed. Fails unless every worker exits with `expect`."""
+    processes = start_workers(run_dir, workers=workers)
+    output = "".join(process.communicate(timeout=300)[0] for process in processes)
+    assert all(process.returncode == expect for process in processes), output
+    return output
+
+
+def events(run_dir: Path, kind: str) -> list[dict[str, Any]]:
+    lines = (run_dir / "events.jsonl").read_text().splitlines()
+    return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+
+def losses(run_dir: Path) -> list[float]:
+    """Training loss by step; the last record of a step that was done again."""
+    by_step = {event["step"]: event["loss"] for event in events(run_dir, "step")}
+    return [by_step[step] for step in sorted(by_step)]

@@ -1,0 +1,26 @@
+"""A worker without Ray: `python -m trainers RUN/config.json`, alone or under torchrun."""
+
+import sys
+import uuid
+from pathlib import Path
+
+from trainers.errors import TrainersError
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 1:
+        print("usage: python -m trainers RUN/config.json", file=sys.stderr)
+        return 2
+    from trainers.progress import Display
+    from trainers.worker import train
+
+    try:
+        train(Path(arguments[0]).resolve().parent, run_id=uuid.uuid4().hex, listeners=[Display()])
+    except TrainersError as error:
+        print(f"error: {error}" + (f"\n  hint: {error.hint}" if error.hint else ""), file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,259 @@
+"""What one training process is told: `TrainConfig` and its parts.
+
+A person writes YAML, the command resolves it to `config.json` in the run directory, every worker reads that file. `auto` means: chosen in
+`trainers.defaults`, printed with its reason. This module imports no torch.
+"""
+
+import difflib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from trainers.errors import ConfigError
+
+T = TypeVar("T", bound=BaseModel)
+Auto = Literal["auto"]
+Task = Literal["sft", "pretrain", "classify"]
+Format = Literal["auto", "chat", "sharegpt", "alpaca", "completion", "text", "classification"]
+
+
+class Part(BaseModel):
+    """A block of the job file: unknown keys are errors, values cannot change after validation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(Part):
+    path: str
+    """Directory with weights and tokenizer, or a hub id."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the forward and backward pass. Masters and optimizer states are float32 in any case."""
+    quantization: Literal["none", "nf4", "int8"] = "none"
+    """Of the frozen base model (bitsandbytes); needs `method: lora`. nf4 uses double quantisation (QLoRA, Dettmers et al. 2023)."""
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+    from_scratch: bool = False
+    """Random weights of the shape in the directory's config.json; the tokenizer is still read from the directory."""
+    add_tokens: Path | None = None
+    """A text file of domain terms, one a line; those the tokenizer would split become tokens of their own."""
+    trust_remote_code: bool = False
+
+
+class FullMethod(Part):
+    type: Literal["full"] = "full"
+
+
+class LoraMethod(Part):
+    """Low-rank adapters (Hu et al. 2021)."""
+
+    type: Literal["lora"] = "lora"
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: Literal["all-linear"] | list[str] = "all-linear"
+    """Module names, by their last part (`q_proj`); `all-linear` is every linear layer but the head."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank) instead of alpha / rank (Kalajdzievski 2023)."""
+    train_a: bool = True
+    """False freezes A at its initial value and trains B only (FFA-LoRA, Sun et al. 2024)."""
+
+
+def _expand_method(value: Any) -> Any:
+    """`lora`, `{lora: {rank: 8}}` and `{type: lora, rank: 8}` say the same."""
+    if isinstance(value, str):
+        return {"type": value}
+    if isinstance(value, Mapping) and len(value) == 1 and "type" not in value:
+        name, body = next(iter(value.items()))
+        return {"type": name, **(body or {})} if isinstance(body or {}, Mapping) else value
+    return value
+
+
+Method = Annotated[FullMethod | LoraMethod, Field(discriminator="type"), BeforeValidator(_expand_method)]
+
+
+class DataConfig(Part):
+    train: list[Path] = Field(min_length=1)
+    """JSONL, CSV or Parquet files, or a Hugging Face dataset directory."""
+    validation: list[Path] = []
+    validation_fraction: float = Field(0.2, ge=0, lt=1)
+    """Share of `train` held out when `validation` is empty, by a stable hash of the row (or of `group_by`)."""
+    group_by: str | None = None
+    """Column whose rows stay together: a customer is never on both sides of the split."""
+    format: Format = "auto"
+    columns: dict[str, str] = {}
+    """Canonical field to the file's column, as in `{text: query, label: intent}`."""
+    system_prompt: str | None = None
+    """Put before every conversation that has none."""
+    max_length: int | Auto = "auto"
+    """Tokens of an example; documents of `pretrain` are cut into blocks of this length."""
+    over_length: Literal["bad_row", "truncate"] = "bad_row"
+    on_bad_row: Literal["error", "skip"] = "error"
+    packing: bool | Auto = "auto"
+    """Several examples in one row, kept apart by block-diagonal attention and position ids that start again."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_single_paths(cls, value: Any) -> Any:
+        if isinstance(value, (str, Path)):
+            value = {"train": value}
+        if isinstance(value, Mapping):
+            value = {k: [v] if k in ("train", "validation") and isinstance(v, (str, Path)) else v for k, v in value.items()}
+        return value
+
+
+class OptimConfig(Part):
+    """The `train` block: how long, how fast, in which portions."""
+
+    epochs: float | None = Field(None, gt=0)
+    max_steps: int | None = Field(None, ge=1)
+    global_batch_size: int = Field(32, ge=1)
+    """Examples a step, over all workers; kept whatever their number."""
+    micro_batch_tokens: Annotated[int, Field(ge=8)] | Auto = "auto"
+    """Tokens of one forward pass of one worker, padding counted."""
+    learning_rate: Annotated[float, Field(gt=0)] | Auto = "auto"
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = Field(0.03, ge=0)
+    """Below 1: a share of all steps. From 1: a number of steps."""
+    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    max_grad_norm: float = Field(1.0, ge=0)
+    """Global gradient norm is clipped to this; 0 switches clipping off."""
+    seed: int = Field(0, ge=0)
+    activation_checkpointing: bool | Auto = "auto"
+    compile: bool = False
+    """torch.compile for each decoder block."""
+    eval_every: Annotated[int, Field(ge=1)] | Auto = "auto"
+    """Steps between evaluations on the validation rows."""
+    early_stopping: int | None = Field(None, ge=1)
+    """Stop after this many evaluations without a better one."""
+
+
+class ZeroConfig(Part):
+    """DeepSpeed ZeRO (Rajbhandari et al. 2020)."""
+
+    stage: Literal["auto", 1, 2, 3] = "auto"
+    offload_optimizer: Literal["none", "cpu"] = "none"
+    offload_params: Literal["none", "cpu"] = "none"
+    """Needs stage 3."""
+
+
+class CheckpointConfig(Part):
+    every: Annotated[int, Field(ge=1)] | Auto = "auto"
+    """Steps between checkpoints."""
+    keep: int = Field(2, ge=1)
+    """Newest checkpoints kept; the best one is kept beside them."""
+    best_by: Literal["eval_loss", "accuracy", "macro_f1"] | None = "eval_loss"
+    """The checkpoint the final model is taken from; null takes the last."""
+
+
+class TrackingConfig(Part):
+    tensorboard: bool = True
+    mlflow: str | None = None
+    """MLflow tracking URI or directory (extra `mlflow`)."""
+    wandb: bool = False
+    """Weights & Biases, offline: files in the run directory, nothing sent (extra `wandb`)."""
+
+
+def _expand_zero(value: Any) -> Any:
+    return {"stage": value} if isinstance(value, (str, int)) else value
+
+
+def _expand_model(value: Any) -> Any:
+    return {"path": value} if isinstance(value, (str, Path)) else value
+
+
+class TrainConfig(Part):
+    """One run, as every worker sees it."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    task: Task
+    model: Annotated[ModelConfig, BeforeValidator(_expand_model)]
+    method: Method = LoraMethod()
+    data: DataConfig
+    train: OptimConfig = OptimConfig()
+    zero: Annotated[ZeroConfig, BeforeValidator(_expand_zero)] = ZeroConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    output: Path = Path("runs")
+    """Folder in which the run directory `output/name` is made."""
+
+    @model_validator(mode="after")
+    def _check_combinations(self) -> "TrainConfig":
+        if self.model.quantization != "none" and self.method.type == "full":
+            raise ValueError("quantised weights cannot be trained in full: set method: lora, or model.quantization: none")
+        if self.model.quantization != "none" and self.model.from_scratch:
+            raise ValueError("model.from_scratch makes new weights, which are trained in full: set model.quantization: none")
+        if self.zero.offload_params == "cpu" and self.zero.stage in (1, 2):
+            raise ValueError("zero.offload_params needs zero.stage: 3")
+        if self.train.epochs is not None and self.train.max_steps is not None:
+            raise ValueError("train.epochs and train.max_steps exclude each other: give one")
+        if self.checkpoint.best_by in ("accuracy", "macro_f1") and self.task != "classify":
+            raise ValueError(f"checkpoint.best_by: {self.checkpoint.best_by} needs task: classify; use eval_loss")
+        return self
+
+    @property
+    def run_dir(self) -> Path:
+        return self.output / self.name
+
+
+def read_config(path: Path) -> TrainConfig:
+    """The resolved configuration of a run, from its config.json; the launcher's `cluster` block is not a worker's concern.
+
+    Raises ConfigError when the file is missing, is not JSON or does not validate.
+    """
+    try:
+        values = json.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}", "give the config.json of a run directory") from error
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}:{error.lineno}: not JSON ({error.msg})") from error
+    values.pop("cluster", None)
+    return validate(TrainConfig, values, source=str(path))
+
+
+def validate(model: type[T], values: Mapping[str, Any], *, source: str) -> T:
+    """`model` from plain values; every mistake in one ConfigError that names file, field and the nearest known name."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = [_describe(model, problem) for problem in error.errors()]
+        raise ConfigError(f"{source}: " + "; ".join(dict.fromkeys(lines)), "`consortium init DIR` writes a commented job file") from error
+
+
+def _describe(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
+    where = [str(part) for part in problem["loc"] if not _is_union_branch(part)]
+    field = ".".join(where) or "job"
+    match problem["type"]:
+        case "extra_forbidden":
+            near = difflib.get_close_matches(where[-1], field_names(model, where[:-1]), n=1, cutoff=0.5)
+            return f"unknown field {field}" + (f", did you mean {'.'.join([*where[:-1], near[0]])}?" if near else "")
+        case "missing":
+            return f"{field} is required"
+        case "value_error":
+            return str(problem["ctx"]["error"])
+        case _:
+            return f"{field}: {problem['msg'][:1].lower()}{problem['msg'][1:]}, got {problem['input']!r}"
+
+
+def _is_union_branch(part: object) -> bool:
+    """pydantic names the branch of a union it tried (`lora`, `constrained-int`, `function-before[...]`): no field of the user's."""
+    return isinstance(part, str) and (part in ("full", "lora", "int", "float", "bool") or "[" in part or "-" in part)
+
+
+def field_names(model: type[BaseModel], where: list[str]) -> list[str]:
+    """Names of the fields below `where` in a tree of pydantic models; for a union, those of all its members."""
+    models: list[type[BaseModel]] = [model]
+    for name in where:
+        models = [m for parent in models if name in parent.model_fields for m in _models_in(parent.model_fields[name].annotation)]
+    return [name for m in models for name in m.model_fields]
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    origin = typing.get_origin(annotation)
+    if origin in (Union, types.UnionType, Annotated, list):
+        return [m for part in typing.get_args(annotation) for m in _models_in(part)]
+    return [annotation] if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []

@@ -1,0 +1,254 @@
+"""Rows to tokens on disk, once per run: an Arrow file that every worker maps into its memory, so the data may be larger than it.
+
+One worker prepares while the others wait. What was made is kept beside a key of all it depends on; a restarted run finds it again.
+"""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from trainers.config import DataConfig, Task
+from trainers.data.formats import BadRow, Content, Layout, Row, in_validation, read_rows, recognise, split_key, to_content
+from trainers.data.masking import PLAIN_TEMPLATE, Encoded, encode
+from trainers.errors import DataError
+
+_FORMAT_VERSION = 1
+_ROWS_TOGETHER = 256
+_BAD_ROWS_SHOWN = 20
+
+TRAIN, VALIDATION = 0, 1
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One example as the model sees it, and where it came from."""
+
+    ids: np.ndarray
+    learnt: np.ndarray
+    label: int
+    origin: str
+
+
+@dataclass
+class Prepared:
+    """The examples of one side of the split. `lengths` and `targets` (loss tokens, or 1 for classify) are in memory, tokens on disk."""
+
+    rows: Any
+    lengths: np.ndarray
+    targets: np.ndarray
+    labels: list[str]
+    files: list[str]
+    class_of: np.ndarray
+    """From the order in which labels were met to their place in `labels`."""
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def samples(self, indices: Iterable[int]) -> list[Sample]:
+        rows = self.rows[[int(i) for i in indices]]
+        columns = (rows["ids"], rows["learnt"], rows["label"], rows["file"], rows["line"])
+        return [
+            Sample(np.asarray(ids), np.asarray(learnt, dtype=bool), int(self.class_of[label]), f"{self.files[file]}:{line}")
+            for ids, learnt, label, file, line in zip(*columns, strict=True)
+        ]
+
+
+@dataclass
+class Summary:
+    """What preparation did, for the report and for `consortium data inspect`."""
+
+    files: list[dict[str, Any]] = field(default_factory=list)
+    labels_met: list[str] = field(default_factory=list)
+    train_rows: int = 0
+    validation_rows: int = 0
+    truncated: int = 0
+    bad: int = 0
+    bad_rows: list[str] = field(default_factory=list)
+
+    @property
+    def labels(self) -> list[str]:
+        return sorted(self.labels_met)
+
+
+def prepare(
+    data: DataConfig,
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    *,
+    max_length: int,
+    progress: Callable[[int], None] = lambda rows: None,
+) -> Summary:
+    """Write the examples of all files to `folder` (readable by its owner only), unless what is there is up to date.
+
+    Raises DataError naming file and line of bad rows (`data.on_bad_row: error`), or when there is nothing to train on.
+    """
+    summary = Summary(files=[describe_file(path) for path in [*data.train, *data.validation]])
+    key = _key(data, task, tokenizer, max_length, summary.files)
+    manifest = folder / "prepared.json"
+    if manifest.exists() and (found := json.loads(manifest.read_text()))["key"] == key:
+        return Summary(**found["summary"])
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.chmod(0o700)
+    examples = _examples(data, task, tokenizer, summary, max_length=max_length, progress=progress)
+    _write(examples, folder / "examples.arrow")
+    _refuse(data, summary)
+    temporary = manifest.with_suffix(".tmp")
+    temporary.write_text(json.dumps({"key": key, "summary": asdict(summary)}))
+    temporary.rename(manifest)
+    return summary
+
+
+def load(folder: Path) -> tuple[Prepared, Prepared]:
+    """The training and the validation side of what `prepare` wrote."""
+    from datasets import Dataset
+
+    summary = Summary(**json.loads((folder / "prepared.json").read_text())["summary"])
+    rows = Dataset.from_file(str(folder / "examples.arrow"))
+    side, lengths, targets = (rows.data.column(name).to_numpy() for name in ("side", "length", "targets"))
+    place = {label: index for index, label in enumerate(summary.labels)}
+    class_of = np.array([place[label] for label in summary.labels_met] or [0])
+    files = [file["path"] for file in summary.files]
+
+    def part(wanted: int) -> Prepared:
+        index = np.flatnonzero(side == wanted)
+        return Prepared(rows.select(index), lengths[index], targets[index], summary.labels, files, class_of)
+
+    return part(TRAIN), part(VALIDATION)
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """Path, SHA-256 and size of a file; of a directory, over its files in order. Raises DataError when it cannot be read."""
+    digest, size = hashlib.sha256(), 0
+    try:
+        for part in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if part.is_file():
+                size += part.stat().st_size
+                with part.open("rb") as stream:
+                    while block := stream.read(1 << 20):
+                        digest.update(block)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}", "paths in a job file are relative to the job file") from error
+    return {"path": str(path), "sha256": digest.hexdigest(), "bytes": size, "rows": 0}
+
+
+def _key(data: DataConfig, task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int, files: list[dict[str, Any]]) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    vocabulary = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    files = [{**file, "rows": None} for file in files]
+    parts = [_FORMAT_VERSION, data.model_dump(mode="json"), task, max_length, files, vocabulary, tokenizer.chat_template, PLAIN_TEMPLATE]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def contents(data: DataConfig, task: Task, path: Path) -> Iterator[tuple[Row, Content | BadRow]]:
+    """Every row of a file with what it says, or why it cannot be read. The first whole row decides the layout."""
+    layout: Layout | None = None
+    for row in read_rows(path):
+        if row.values is None:
+            yield row, BadRow(row.problem)
+            continue
+        layout = layout or recognise(list(row.values), data, task, file=path)
+        try:
+            yield row, to_content(row.values, layout, task, system_prompt=data.system_prompt)
+        except BadRow as problem:
+            yield row, problem
+
+
+def _examples(
+    data: DataConfig,
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    summary: Summary,
+    *,
+    max_length: int,
+    progress: Callable[[int], None],
+) -> Iterator[dict[str, Any]]:
+    truncate = data.over_length == "truncate"
+    met: dict[str, int] = {}
+    done = 0
+    for file, path in enumerate([*data.train, *data.validation]):
+        source = _good_rows(data, task, path, summary)
+        while batch := list(itertools.islice(source, _ROWS_TOGETHER)):
+            encoded = encode([content for _, content in batch], tokenizer, task, max_length=max_length, truncate=truncate)
+            for (row, content), outcome in zip(batch, encoded, strict=True):
+                if isinstance(outcome, BadRow):
+                    _note_bad(data, row, outcome, summary)
+                    continue
+                side = _side(data, file, row, content, summary)
+                for example in outcome:
+                    summary.truncated += example.truncated
+                    yield _record(example, task, met, file=file, line=row.line, side=side)
+            done += len(batch)
+            summary.files[file]["rows"] += len(batch)
+            progress(done)
+    summary.labels_met = list(met)
+
+
+def _good_rows(data: DataConfig, task: Task, path: Path, summary: Summary) -> Iterator[tuple[Row, Content]]:
+    for row, content in contents(data, task, path):
+        if isinstance(content, BadRow):
+            _note_bad(data, row, content, summary)
+        else:
+            yield row, content
+
+
+def _side(data: DataConfig, file: int, row: Row, content: Content, summary: Summary) -> int:
+    if file >= len(data.train):
+        held_out = True
+    elif data.validation:
+        held_out = False
+    else:
+        held_out = in_validation(split_key(row.values or {}, content, data.group_by), data.validation_fraction)
+    summary.validation_rows += held_out
+    summary.train_rows += not held_out
+    return VALIDATION if held_out else TRAIN
+
+
+def _record(example: Encoded, task: Task, met: dict[str, int], *, file: int, line: int, side: int) -> dict[str, Any]:
+    label = met.setdefault(example.label, len(met)) if task == "classify" else 0
+    targets = 1 if task == "classify" else sum(example.learnt[1:])
+    return {"ids": example.ids, "learnt": example.learnt, "length": len(example.ids), "targets": targets,
+            "label": label, "file": file, "line": line, "side": side}  # fmt: skip
+
+
+def _write(examples: Iterator[dict[str, Any]], path: Path) -> None:
+    from datasets import Features, List, Value
+    from datasets.arrow_writer import ArrowWriter
+
+    numbers = {name: Value("int32") for name in ("length", "targets", "label", "file", "line")}
+    features = Features({"ids": List(Value("int32")), "learnt": List(Value("bool")), **numbers, "side": Value("int8")})
+    with ArrowWriter(path=str(path), features=features) as writer:
+        for example in examples:
+            writer.write(example)
+        writer.finalize()
+    path.chmod(0o600)
+
+
+def _note_bad(data: DataConfig, row: Row, problem: BadRow, summary: Summary) -> None:
+    summary.bad += 1
+    if len(summary.bad_rows) < _BAD_ROWS_SHOWN:
+        summary.bad_rows.append(f"{row.file}:{row.line}: {problem}")
+    if data.on_bad_row == "error" and summary.bad >= _BAD_ROWS_SHOWN:
+        _refuse(data, summary)
+
+
+def _refuse(data: DataConfig, summary: Summary) -> None:
+    if summary.bad and data.on_bad_row == "error":
+        count = f"{summary.bad} or more bad rows" if summary.bad >= _BAD_ROWS_SHOWN else f"{summary.bad} bad row{'s' * (summary.bad > 1)}"
+        listed = "".join(f"\n  {line}" for line in summary.bad_rows)
+        raise DataError(f"{count}:{listed}", _bad_row_hint(summary))
+    if not summary.train_rows:
+        raise DataError("no row to train on", f"{summary.bad} bad rows were skipped" if summary.bad else "the files are empty")
+
+
+def _bad_row_hint(summary: Summary) -> str:
+    if all("over length" in line for line in summary.bad_rows):
+        return "raise data.max_length, or set data.over_length: truncate, or data.on_bad_row: skip"
+    return "mend the rows, or leave them out with data.on_bad_row: skip; `consortium data inspect` shows them all"

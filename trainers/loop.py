@@ -1,0 +1,252 @@
+"""The training loop: `fit` and `train_step`. Set-up is in trainers.worker, everything a step needs is in `Run`."""
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainers import checkpoint
+from trainers.checkpoint import Progress
+from trainers.config import TrainConfig
+from trainers.data.batches import Batch, collate
+from trainers.data.packing import MicroBatch, place
+from trainers.data.prepare import Prepared
+from trainers.data.sampler import Sampler
+from trainers.engine import Engine
+from trainers.errors import NonFiniteLoss
+from trainers.events import EventLog
+from trainers.lease import Lease
+from trainers.metrics import label_metrics, perplexity
+from trainers.world import World
+
+_DIVERGED = 3
+"""Evaluations in a row with falling training and rising validation loss before a warning."""
+
+
+@dataclass
+class Run:
+    """Everything the loop needs, ready to use."""
+
+    config: TrainConfig
+    world: World
+    engine: Engine
+    train: Prepared
+    validation: Prepared
+    sampler: Sampler
+    learning_rate: Callable[[int], float]
+    eval_every: int
+    save_every: int
+    packing: bool
+    attention_width: int
+    """Hidden size where attention computes what it masks, 0 where it skips it (see packing.place)"""
+    pad_id: int
+    flops_per_token: float
+    peak_flops: float | None
+    log: EventLog
+    checkpoints: Path
+    lease: Lease
+
+    @property
+    def classify(self) -> bool:
+        return self.config.task == "classify"
+
+
+@dataclass
+class Pass:
+    """One forward pass of this worker, and the examples in it."""
+
+    batch: Batch
+    examples: list[int]
+
+
+@dataclass
+class StepWork:
+    """What this worker does in a step. `targets` and `tokens` count over all workers."""
+
+    passes: list[Pass]
+    targets: int
+    tokens: int
+    padded_tokens: int
+
+
+def fit(run: Run, progress: Progress) -> Progress:
+    """Train from `progress.step` to the end, evaluating and saving on the way; stops early when the job says so.
+
+    Raises NonFiniteLoss, CheckpointError, RunBusyError.
+    """
+    started, trained = time.perf_counter(), 0
+    with ThreadPoolExecutor(1, "batches") as ahead:
+        upcoming = ahead.submit(step_work, run, progress.step)
+        while progress.step < run.sampler.steps and not _exhausted(run, progress):
+            work = upcoming.result()
+            upcoming = ahead.submit(step_work, run, progress.step + 1)
+            run.lease.check()
+            trained += train_step(run, progress.step, work)
+            progress.step += 1
+            last = progress.step == run.sampler.steps
+            better = False
+            if len(run.validation) and (last or progress.step % run.eval_every == 0):
+                better = _evaluate_and_judge(run, progress)
+            if last or better or progress.step % run.save_every == 0 or _exhausted(run, progress):
+                _save(run, progress)
+        upcoming.cancel()
+    seconds = time.perf_counter() - started
+    run.log.emit("trained", step=progress.step, seconds=round(seconds, 2), tokens_per_second=round(trained / seconds, 1))
+    return progress
+
+
+def train_step(run: Run, step: int, work: StepWork) -> int:
+    """One optimizer step over a global batch; its tokens, padding not counted.
+
+    The loss is the sum over all loss tokens of the batch divided by their number, whatever the number of workers and passes.
+    """
+    began = time.perf_counter()
+    torch.manual_seed(_draw_seed(run, step))
+    total = torch.zeros((), dtype=torch.float64, device=run.world.device)
+    for micro in work.passes:
+        summed, _ = run.engine(micro.batch.to(run.world.device))
+        run.engine.backward(summed / work.targets)
+        total += summed.detach()
+    loss = run.world.sum(float(total))[0] / work.targets
+    if not math.isfinite(loss):
+        raise _non_finite(run, step, work, loss)
+    rate = run.learning_rate(step)
+    norm = run.engine.step(rate)
+    if not math.isfinite(norm):
+        raise NonFiniteLoss(
+            f"the gradient norm became {norm} at step {step + 1}", "lower train.learning_rate; the last checkpoint is intact"
+        )
+    _report_step(run, step, work, loss=loss, rate=rate, norm=norm, seconds=time.perf_counter() - began)
+    return work.tokens
+
+
+def step_work(run: Run, step: int) -> StepWork:
+    """This worker's share of the global batch of `step`, as tensors."""
+    return _work(run, run.train, run.sampler.batch(step))
+
+
+def _work(run: Run, data: Prepared, indices: np.ndarray) -> StepWork:
+    lengths = data.lengths[indices]
+    assert isinstance(run.config.train.micro_batch_tokens, int)
+    placement = place(
+        lengths,
+        workers=run.world.size,
+        micro_batch_tokens=run.config.train.micro_batch_tokens,
+        packing=run.packing,
+        hidden_size=run.attention_width,
+    )
+    passes = [_pass(run, data, indices, micro) for micro in placement.micro_batches[run.world.rank]]
+    return StepWork(passes, int(data.targets[indices].sum()), int(lengths.sum()), placement.padded_tokens)
+
+
+def _pass(run: Run, data: Prepared, indices: np.ndarray, micro: MicroBatch) -> Pass:
+    weight = 1.0 if micro else 0.0
+    places = micro or [[int(np.argmin(data.lengths[indices]))]]  # a dummy computes the shortest example and discards it
+    examples = [int(indices[place]) for row in places for place in row]
+    samples = iter(data.samples(examples))
+    rows = [[next(samples) for _ in row] for row in places]
+    return Pass(collate(rows, packed=run.packing, classify=run.classify, pad_id=run.pad_id, weight=weight), examples if micro else [])
+
+
+def _draw_seed(run: Run, step: int) -> int:
+    """Dropout's seed: a function of seed, step and rank, so that a resumed run draws what the uninterrupted one would."""
+    return int(np.random.SeedSequence([run.config.train.seed, step, run.world.rank]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _report_step(run: Run, step: int, work: StepWork, *, loss: float, rate: float, norm: float, seconds: float) -> None:
+    speed = work.tokens / seconds
+    fields: dict[str, Any] = {"mfu": round(speed * run.flops_per_token / run.peak_flops, 4)} if run.peak_flops else {}
+    run.log.emit(
+        "step",
+        step=step + 1,
+        epoch=round(run.sampler.epoch(step + 1), 4),
+        loss=round(loss, 6),
+        learning_rate=rate,
+        grad_norm=round(norm, 6),
+        tokens=work.tokens,
+        tokens_per_second=round(speed, 1),
+        padding_share=round(1 - work.tokens / work.padded_tokens, 4),
+        seconds=round(seconds, 4),
+        **fields,
+    )
+
+
+def _non_finite(run: Run, step: int, work: StepWork, loss: float) -> NonFiniteLoss:
+    """Name the samples whose own loss is not finite; every worker looks through its share, with as many forward passes each."""
+    mine = [example for micro in work.passes for example in micro.examples]
+    culprits = []
+    with torch.no_grad():
+        for turn in range(max(run.world.gather(len(mine)))):
+            example = mine[turn] if turn < len(mine) else int(run.sampler.batch(step)[0])
+            sample = run.train.samples([example])[0]
+            batch = collate([[sample]], packed=run.packing, classify=run.classify, pad_id=run.pad_id)
+            if not math.isfinite(float(run.engine(batch.to(run.world.device))[0])) and turn < len(mine):
+                culprits.append(sample.origin)
+    found = [origin for share in run.world.gather(culprits) for origin in share]
+    where = f"; first sample: {found[0]} ({len(found)} of {len(run.sampler.batch(step))} in the batch)" if found else ""
+    return NonFiniteLoss(
+        f"the loss became {loss} at step {step + 1}{where}",
+        "lower train.learning_rate or look at the sample; the last checkpoint is intact",
+    )
+
+
+def evaluate(run: Run, data: Prepared) -> dict[str, Any]:
+    """Mean loss and perplexity (for classify also accuracy and macro-F1) over all of `data`; every worker computes its share."""
+    run.engine.train(False)
+    loss, targets, truth, chosen = 0.0, 0, [], []
+    with torch.no_grad():
+        for indices in _slices(len(data), 8 * run.config.train.global_batch_size):
+            work = _work(run, data, indices)
+            targets += work.targets
+            for micro in work.passes:
+                summed, logits = run.engine(micro.batch.to(run.world.device))
+                loss += float(summed)
+                if logits is not None and micro.examples:
+                    chosen += logits.argmax(-1).tolist()
+                    truth += micro.batch.targets.tolist()
+    run.engine.train()
+    loss = run.world.sum(loss)[0]
+    if not run.classify:
+        return {"eval_loss": loss / targets, "perplexity": perplexity(loss, targets)}
+    truth, chosen = ([data.labels[c] for part in run.world.gather(mine) for c in part] for mine in (truth, chosen))
+    judged = label_metrics(truth, chosen, data.labels)
+    return {"eval_loss": loss / targets, "accuracy": judged["accuracy"], "macro_f1": judged["macro_f1"]}
+
+
+def _slices(count: int, size: int) -> Iterable[np.ndarray]:
+    return (np.arange(start, min(count, start + size)) for start in range(0, count, size))
+
+
+def _evaluate_and_judge(run: Run, progress: Progress) -> bool:
+    """Evaluate, keep the score of the best, warn of over-fitting; whether this is the best so far."""
+    metrics = evaluate(run, run.validation)
+    run.log.emit("eval", step=progress.step, metrics={name: round(value, 6) for name, value in metrics.items()})
+    criterion = run.config.checkpoint.best_by or "eval_loss"
+    value = metrics[criterion] if criterion == "eval_loss" else -metrics[criterion]
+    better = progress.best_value is None or value < progress.best_value
+    if better:
+        progress.best_step, progress.best_value, progress.evaluations_without_gain = progress.step, value, 0
+    else:
+        progress.evaluations_without_gain += 1
+        if progress.evaluations_without_gain == _DIVERGED:
+            run.log.emit("warning", step=progress.step, message=f"over-fitting: {criterion} has not improved for {_DIVERGED} evaluations "
+                         f"since step {progress.best_step}; train.early_stopping would stop here")  # fmt: skip
+    return better and run.config.checkpoint.best_by is not None
+
+
+def _exhausted(run: Run, progress: Progress) -> bool:
+    patience = run.config.train.early_stopping
+    return patience is not None and progress.evaluations_without_gain >= patience
+
+
+def _save(run: Run, progress: Progress) -> None:
+    began = time.perf_counter()
+    size = checkpoint.save(run.checkpoints, run.engine, progress, run.world)
+    run.world.on_main(lambda: checkpoint.prune(run.checkpoints, keep=run.config.checkpoint.keep, best_step=progress.best_step))
+    run.log.emit("checkpoint", step=progress.step, bytes=size, seconds=round(time.perf_counter() - began, 3))

@@ -1,0 +1,293 @@
+"""Base model, tokenizer and adapters: the one file that imports peft and loads transformers models."""
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+)
+
+from trainers.config import LoraMethod, Method, ModelConfig, Task
+from trainers.data.masking import PLAIN_TEMPLATE
+from trainers.defaults import Shape
+from trainers.engine import gathered
+from trainers.errors import ModelError
+
+LABELS = "labels.json"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass
+class Loaded:
+    """A model ready to train: `module` may wrap `base` (the Hugging Face model) with adapters."""
+
+    module: nn.Module
+    base: Any
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def trainable(self) -> dict[str, nn.Parameter]:
+        return {name: parameter for name, parameter in self.module.named_parameters() if parameter.requires_grad}
+
+    @property
+    def is_adapter(self) -> bool:
+        return isinstance(self.module, PeftModel)
+
+
+def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer with its domain terms added and a padding token; the plain chat template where it has none. Raises ModelError."""
+    with _hub_errors(model, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.chat_template is None and tokenizer.eos_token:
+        tokenizer.chat_template = PLAIN_TEMPLATE
+    if model.add_tokens:
+        tokenizer.add_tokens(_terms_to_add(model.add_tokens, tokenizer))
+    return tokenizer
+
+
+def load_model_config(model: ModelConfig) -> PretrainedConfig:
+    """The model's config.json: its shape, without its weights. Raises ModelError."""
+    with _hub_errors(model, "model"):
+        return AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
+
+
+def shape_of(model: ModelConfig, task: Task) -> Shape:
+    """Sizes of the model, from its config.json alone (built on the meta device, no weights). Raises ModelError."""
+    config = load_model_config(model)
+    auto = AutoModelForSequenceClassification if task == "classify" else AutoModelForCausalLM
+    try:
+        with torch.device("meta"):
+            empty = auto.from_config(config, trust_remote_code=model.trust_remote_code)
+    except ValueError as error:
+        raise ModelError(f"{model.path}: a {config.model_type} model cannot be trained for task {task}",
+                         "an encoder cannot write: use task: classify" if task != "classify" else "") from error  # fmt: skip
+    text = config.get_text_config()
+    widths = (getattr(text, name, None) for name in ("intermediate_size", "n_inner", "ffn_hidden_size"))
+    head, embeddings = empty.get_output_embeddings(), empty.get_input_embeddings()
+    total = sum(parameter.numel() for parameter in empty.parameters())
+    return Shape(
+        parameters=total,
+        linear=total if head is not None and head.weight is embeddings.weight else total - embeddings.weight.numel(),
+        layers=text.num_hidden_layers,
+        hidden_size=text.hidden_size,
+        intermediate_size=next((width for width in widths if width), 4 * text.hidden_size),
+        longest_input=getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None),
+    )
+
+
+def load_base(
+    model: ModelConfig, task: Task, tokenizer: PreTrainedTokenizerBase, *, labels: list[str], device: torch.device, seed: int
+) -> Any:
+    """The Hugging Face model with its vocabulary extended and its classes named. `model.dtype` must be resolved. Raises ModelError."""
+    auto = AutoModelForSequenceClassification if task == "classify" else AutoModelForCausalLM
+    options: dict[str, Any] = {"dtype": DTYPES[model.dtype], "trust_remote_code": model.trust_remote_code}
+    if model.attention != "auto":
+        options["attn_implementation"] = model.attention
+    if task == "classify":
+        options |= _class_names(load_model_config(model), labels)
+    torch.manual_seed(seed)
+    if model.from_scratch:
+        base = auto.from_config(load_model_config(model), **options)
+    else:
+        if model.quantization != "none":
+            options |= {"quantization_config": _quantization(model), "device_map": {"": device}}
+        with _hub_errors(model, "model"):
+            base = auto.from_pretrained(model.path, use_safetensors=True, **options)
+    _fit_vocabulary(base, tokenizer, pieces_of=_pieces(model, tokenizer))
+    base.config.pad_token_id = tokenizer.pad_token_id
+    return base
+
+
+def add_adapters(base: Any, method: Method, task: Task, *, quantized: bool) -> nn.Module:
+    """The model as `method` trains it. Raises ModelError when a target module is not there, listing those that are."""
+    if not isinstance(method, LoraMethod):
+        return base
+    _check_targets(base, method)
+    for parameter in base.parameters():
+        parameter.requires_grad_(False)
+    lora = LoraConfig(
+        r=method.rank,
+        lora_alpha=method.alpha,
+        lora_dropout=method.dropout,
+        target_modules=method.targets,
+        use_rslora=method.rslora,
+        task_type=TaskType.SEQ_CLS if task == "classify" else TaskType.CAUSAL_LM,
+    )
+    # adapters in the model's own precision: DeepSpeed keeps float32 masters, and float32 adapters on a bf16 model double the activations
+    module = get_peft_model(base, lora, autocast_adapter_dtype=False)
+    if quantized:
+        _match_adapter_dtype(module, base.dtype)
+    if not method.train_a:
+        for name, parameter in module.named_parameters():
+            if "lora_A" in name:
+                parameter.requires_grad_(False)
+    return module
+
+
+def load_finetuned(folder: Path, model: ModelConfig, task: Task, *, device: torch.device) -> Loaded:
+    """A trained model for use: an adapter directory put on its base (`model`), or a whole model's directory. Raises ModelError."""
+    here = model.model_copy(update={"path": str(folder), "add_tokens": None, "from_scratch": False})
+    tokenizer = load_tokenizer(here)
+    if not (folder / "adapter_config.json").exists():
+        base = load_base(here.model_copy(update={"quantization": "none"}), task, tokenizer, labels=[], device=device, seed=0).to(device)
+        return Loaded(base.eval(), base, tokenizer)
+    labels = json.loads((folder / LABELS).read_text()) if task == "classify" else []
+    base = load_base(model.model_copy(update={"from_scratch": False}), task, tokenizer, labels=labels, device=device, seed=0)
+    if model.quantization == "none":
+        base = base.to(device)
+    with _hub_errors(here, "adapter"):
+        module = PeftModel.from_pretrained(base, str(folder), autocast_adapter_dtype=False)
+    return Loaded(module.eval(), base, tokenizer)
+
+
+def base_of(adapter: Path) -> str:
+    """The base model an adapter directory names. Raises ModelError."""
+    try:
+        return str(json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"])
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{adapter}: no adapter_config.json that names its base model") from error
+
+
+def save_trained(loaded: Loaded, tensors: Mapping[str, torch.Tensor], folder: Path, *, labels: list[str]) -> None:
+    """Write what was trained in Hugging Face layout: an adapter as PEFT has it, or the whole model; with its tokenizer."""
+    folder.mkdir(parents=True)
+    if loaded.is_adapter:
+        cast(Any, loaded.module).save_pretrained(str(folder), state_dict=dict(tensors), save_embedding_layers=False)
+        if labels:
+            (folder / LABELS).write_text(json.dumps(labels))
+    else:
+        loaded.base.save_pretrained(str(folder), state_dict=dict(tensors))
+    loaded.tokenizer.save_pretrained(str(folder))
+
+
+def merge(loaded: Loaded, folder: Path) -> None:
+    """Write the model with its adapter folded into the weights."""
+    merged: Any = cast(Any, loaded.module).merge_and_unload()
+    merged.save_pretrained(str(folder))
+    loaded.tokenizer.save_pretrained(str(folder))
+
+
+def decoder_blocks(base: Any) -> list[nn.Module]:
+    """The repeated blocks of a transformer: what activation checkpointing and regional compilation work on."""
+    names = set(getattr(base, "_no_split_modules", None) or ())
+    return [module for module in base.modules() if type(module).__name__ in names]
+
+
+def linear_names(base: Any) -> list[str]:
+    """Last parts of the names of modules that can carry an adapter."""
+    from transformers.pytorch_utils import Conv1D
+
+    head = base.get_output_embeddings() if hasattr(base, "get_output_embeddings") else None
+    return sorted({name.rsplit(".", 1)[-1] for name, m in base.named_modules() if isinstance(m, (nn.Linear, Conv1D)) and m is not head})
+
+
+def _check_targets(base: Any, method: LoraMethod) -> None:
+    if method.targets == "all-linear":
+        return
+    known = {name for full, _ in base.named_modules() for name in (full, full.rsplit(".", 1)[-1])}
+    missing = [target for target in method.targets if target not in known]
+    if missing:
+        raise ModelError(f"method.targets: no module named {', '.join(missing)}", f"this model has {', '.join(linear_names(base))}")
+
+
+def _match_adapter_dtype(module: nn.Module, dtype: torch.dtype) -> None:
+    for name, parameter in module.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.to(dtype)
+
+
+def _class_names(shape: PretrainedConfig, labels: list[str]) -> dict[str, Any]:
+    """The head's classes. A model that has a classification head keeps it, and must have a class for every label."""
+    architectures = shape.architectures or []
+    if any(name.endswith("ForSequenceClassification") for name in architectures):
+        known = set(shape.label2id or {})
+        if set(labels) <= known:
+            return {}
+        if len(labels) > shape.num_labels:
+            raise ModelError(f"the data has {len(labels)} labels, the model's head {shape.num_labels}",
+                             "start from a model without a classification head, or map the labels to the head's")  # fmt: skip
+    return {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: index for index, label in enumerate(labels)},
+    }
+
+
+def _quantization(model: ModelConfig) -> BitsAndBytesConfig:
+    if model.quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    dtype = DTYPES[model.dtype]
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_quant_storage=dtype,
+    )
+
+
+def _terms_to_add(path: Path, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    try:
+        terms = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    except OSError as error:
+        raise ModelError(f"model.add_tokens: {path}: {error.strerror}", "a text file, one term a line") from error
+    return [term for term in dict.fromkeys(terms) if len(tokenizer.tokenize(term)) > 1]
+
+
+def _pieces(model: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> dict[int, list[int]]:
+    """For each added token the ids it would have been split into."""
+    plain = AutoTokenizer.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
+    added = {token: index for token, index in tokenizer.get_vocab().items() if index >= len(plain)} if len(tokenizer) > len(plain) else {}
+    return {index: plain(token, add_special_tokens=False)["input_ids"] for token, index in added.items()}
+
+
+@torch.no_grad()
+def _fit_vocabulary(base: Any, tokenizer: PreTrainedTokenizerBase, pieces_of: Mapping[int, list[int]]) -> None:
+    """Grow the embeddings for added terms, each starting as the mean of its pieces. Raises ModelError for a tokenizer of another model."""
+    rows = base.get_input_embeddings().num_embeddings
+    if len(tokenizer) - len(pieces_of) > rows:
+        raise ModelError(f"the tokenizer has {len(tokenizer)} tokens, the model's embeddings {rows} rows: they do not belong together",
+                         "use the tokenizer the model was trained with, in the same directory")  # fmt: skip
+    if len(tokenizer) > rows:
+        base.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    for embeddings in (base.get_input_embeddings(), base.get_output_embeddings()):
+        if embeddings is not None:
+            with gathered([embeddings.weight], modify=True):
+                for index, pieces in pieces_of.items():
+                    embeddings.weight[index] = embeddings.weight[pieces].mean(0)
+
+
+@contextlib.contextmanager
+def _hub_errors(model: ModelConfig, what: str) -> Iterator[None]:
+    """The many ways in which a model cannot be had, as one line."""
+    local = Path(model.path)
+    looks_local = local.is_absolute() or model.path.startswith(".") or local.exists()
+    if looks_local and not local.is_dir():
+        raise ModelError(f"model.path: no directory {model.path}", "a directory with config.json, weights and tokenizer, or a hub id")
+    try:
+        yield
+    except (OSError, ValueError, KeyError, json.JSONDecodeError, ImportError) as error:
+        logging.getLogger(__name__).debug("loading %s failed", model.path, exc_info=True)
+        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        hint = (
+            "is the directory complete? (config.json, *.safetensors, tokenizer.json)"
+            if looks_local
+            else "no network? give the path of a directory"
+        )
+        raise ModelError(f"cannot load the {what} of {model.path}: {lines[0]}", hint) from error

@@ -1,0 +1,113 @@
+"""What is minimised: a batch to its loss, summed over what it teaches. The caller divides by the count over all workers.
+
+The objective is the module DeepSpeed gets, so that everything a step computes lies inside its forward pass.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from trainers.data.batches import NO_TARGET, Batch
+from trainers.errors import ModelError
+
+LOGITS_BYTES = 256 * 2**20
+"""Most bytes of float32 logits at a time; beyond it they are computed in chunks, and again in the backward pass."""
+
+
+class NextToken(nn.Module):
+    """Cross-entropy of the next token, over the tokens that are learnt; logits are made for these only."""
+
+    def __init__(self, model: nn.Module, causal_lm: Any) -> None:
+        """`causal_lm` is the Hugging Face model inside `model` (which may wrap it with adapters)."""
+        super().__init__()
+        self.model = model
+        # in lists to stay out of the module tree: they are parts of `model` already
+        self._causal_lm = [causal_lm]
+        self._body = [getattr(causal_lm, causal_lm.base_model_prefix)]
+        self._head = [causal_lm.get_output_embeddings()]
+        self._config = causal_lm.config.get_text_config()
+
+    def forward(self, batch: Batch, *, probe: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The summed loss; with `probe`, the logits of all positions as made here and as the model itself makes them."""
+        inputs = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "attention_mask": batch.attention_mask}
+        hidden = self._body[0](**inputs, use_cache=False).last_hidden_state
+        if probe:
+            return self.logits(hidden), self._causal_lm[0](**inputs, use_cache=False).logits
+        wanted = batch.targets != NO_TARGET
+        if batch.weight == 0:
+            wanted = torch.zeros_like(wanted)
+            wanted[0, 0] = True
+        loss = self._summed_loss(hidden[wanted], batch.targets[wanted].clamp(min=0))
+        return loss * batch.weight, None
+
+    def _summed_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """hidden (N, H), targets (N,) -> scalar, never holding more than LOGITS_BYTES of float32 logits."""
+        tokens = max(1, LOGITS_BYTES // (4 * self._config.vocab_size))
+        if len(targets) <= tokens:
+            return self._chunk_loss(hidden, targets)
+        chunks = zip(hidden.split(tokens), targets.split(tokens), strict=True)
+        return torch.stack([checkpoint(self._chunk_loss, h, t, use_reentrant=False) for h, t in chunks]).sum()
+
+    def _chunk_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(self.logits(hidden).float(), targets, reduction="sum")
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The head, with what some families do after it."""
+        logits = self._head[0](hidden)
+        if softcap := getattr(self._config, "final_logit_softcapping", None):  # Gemma
+            logits = softcap * torch.tanh(logits / softcap)
+        if scale := getattr(self._config, "logit_scale", None):  # Cohere
+            logits = logits * scale
+        if scaling := getattr(self._config, "logits_scaling", None):  # Granite
+            logits = logits / scaling
+        return logits
+
+
+class Classification(nn.Module):
+    """Cross-entropy of the class of each row."""
+
+    def __init__(self, model: nn.Module, classifier: Any) -> None:
+        super().__init__()
+        self.model = model
+        self._classifier = [classifier]
+
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        logits = self._classifier[0](input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits.float()
+        return F.cross_entropy(logits, batch.targets, reduction="sum") * batch.weight, logits
+
+
+Forward = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
+
+
+@torch.no_grad()
+def packing_is_safe(forward: Forward, device: torch.device) -> bool:
+    """Whether two examples packed in one row give the logits they give alone: decided by trying, so that it holds for any attention.
+
+    Raises ModelError when the model changes its logits after the head in a way `NextToken.logits` does not know.
+    """
+    first, second = list(range(1, 6)), list(range(3, 10))
+    alone = []
+    for ids in (first, second):
+        ours, own = forward(_probe_batch([ids], device), probe=True)
+        assert own is not None
+        if not _close(ours, own):
+            raise ModelError("this family of models changes its logits after the head in a way the trainer does not know",
+                             "report it: NextToken.logits in trainers/objectives.py is the place")  # fmt: skip
+        alone.append(ours)
+    packed, _ = forward(_probe_batch([first, second], device), probe=True)
+    return _close(packed, torch.cat(alone, dim=1))
+
+
+def _probe_batch(examples: list[list[int]], device: torch.device) -> Batch:
+    ids = torch.tensor([[token for example in examples for token in example]], device=device)
+    positions = torch.tensor([[place for example in examples for place in range(len(example))]], device=device)
+    return Batch(ids, positions, None, torch.full_like(ids, NO_TARGET))
+
+
+def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
+    a, b = a.float(), b.float()
+    return bool((a - b).abs().max() <= 0.02 * b.abs().max())

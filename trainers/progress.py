@@ -1,0 +1,71 @@
+"""The human's view of a run: a bar with loss, tokens/s and remaining time on a terminal, a line now and then elsewhere. On stderr."""
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+_LINE_EVERY_SECONDS = 10.0
+
+
+class Display:
+    """Listens to a run's events."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._steps = 0
+        self._last_line = 0.0
+
+    def on_event(self, event: dict[str, Any]) -> None:
+        handler = getattr(self, f"_on_{event['event']}", None)
+        if handler is not None:
+            handler(event)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _on_start(self, event: dict[str, Any]) -> None:
+        self.close()
+        self._steps = event["steps"]
+        for choice in event["choices"]:
+            self._console.print(f"  [cyan]{choice['field']}: {choice['value']}[/]  [dim]{choice['reason']}[/]")
+        data, parameters = event["data"], event["parameters"]
+        labels = f", {data['labels']} labels" if data["labels"] else ""
+        self._console.print(
+            f"  {data['train_rows']} rows to train on, {data['validation_rows']} held out{labels}; "
+            f"{event['method']}, {parameters['trainable']:,} of {parameters['total']:,} parameters; "
+            f"{event['workers']} worker(s), ZeRO-{event['zero_stage']}"
+        )
+        if event["step"]:
+            self._console.print(f"  continues after step {event['step']}")
+        if self._console.is_terminal:
+            columns = (TextColumn("  step"), MofNCompleteColumn(), BarColumn(24), TextColumn("{task.fields[facts]}"), TimeElapsedColumn())
+            self._bar = Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=self._console)
+            self._task = self._bar.add_task("", total=self._steps, completed=event["step"], facts="")
+            self._bar.start()
+
+    def _on_step(self, event: dict[str, Any]) -> None:
+        facts = f"loss {event['loss']:.4f}  {event['tokens_per_second']:,.0f} tokens/s"
+        if event.get("mfu"):
+            facts += f"  MFU {event['mfu']:.1%}"
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=event["step"], facts=facts)
+        elif time.monotonic() - self._last_line > _LINE_EVERY_SECONDS:
+            self._last_line = time.monotonic()
+            self._console.print(f"  step {event['step']}/{self._steps}  {facts}")
+
+    def _on_eval(self, event: dict[str, Any]) -> None:
+        metrics = "  ".join(f"{name} {value:.4f}" for name, value in event["metrics"].items() if isinstance(value, (int, float)))
+        self._console.print(f"  step {event['step']}: {metrics}")
+
+    def _on_warning(self, event: dict[str, Any]) -> None:
+        self._console.print(f"  [yellow]warning:[/] {event['message']}")
+
+    def _on_end(self, event: dict[str, Any]) -> None:
+        self.close()
+        self._console.print(f"  {event['status'].replace('_', ' ')} after {event['step']} steps: {event['output']}")

@@ -1,0 +1,329 @@
+"""One training process from start to end: everything above the loop. Run by Ray Train on every worker, or by `python -m trainers`."""
+
+import logging
+import os
+import resource
+import shutil
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainers import checkpoint, flops, objectives
+from trainers.checkpoint import Checkpoint, Progress
+from trainers.config import TrainConfig, read_config
+from trainers.data import prepare
+from trainers.data.prepare import Prepared, Summary
+from trainers.data.sampler import Sampler
+from trainers.defaults import Choice, Hardware, Shape, apply, intervals, resolve
+from trainers.engine import Engine, gathered, sharded_loading
+from trainers.errors import CheckpointError, ConfigError, DataError, TrainersError
+from trainers.events import EventLog, Listener, trackers
+from trainers.lease import Lease
+from trainers.loop import Run, evaluate, fit
+from trainers.model import Loaded, add_adapters, decoder_blocks, load_base, load_tokenizer, save_trained, shape_of
+from trainers.report import read_events, write_model_card, write_report
+from trainers.schedule import learning_rate_schedule
+from trainers.world import World
+
+_PACKAGES = ("consortium", "torch", "deepspeed", "ray", "transformers", "peft", "bitsandbytes", "datasets", "safetensors")
+
+
+def train(run_dir: Path, *, run_id: str, listeners: Sequence[Listener] = ()) -> None:
+    """Train the job of `run_dir/config.json`, from its newest whole checkpoint if there is one.
+
+    All ranks call it. Rank 0 holds the lease and writes events, checkpoints, the model and the report. Raises TrainersError for what
+    trying again would not mend; the report then says why the run ended.
+    """
+    quiet()
+    world = World.from_environment()
+    world.connect()
+    config = read_config(run_dir / "config.json")
+    lease = Lease(run_dir, run_id)
+    world.on_main(lease.acquire)
+    log = EventLog(None)
+    try:
+        if world.is_main:
+            log = EventLog(run_dir / "events.jsonl", [*trackers(config.tracking, config, run_dir), *listeners])
+        try:
+            _train(config, run_dir, world, log, lease)
+        except TrainersError as error:
+            log.emit(
+                "failure",
+                step=_last_step(run_dir),
+                error=type(error).__name__,
+                message=error.message,
+                hint=error.hint,
+                exit_code=error.exit_code,
+            )
+            if world.is_main:
+                write_report(run_dir)
+            raise
+    finally:
+        log.close()
+        lease.release()
+
+
+def _train(config: TrainConfig, run_dir: Path, world: World, log: EventLog, lease: Lease) -> None:
+    tokenizer = load_tokenizer(config.model)
+    shape = shape_of(config.model, config.task)
+    config, choices = resolve(config, _hardware(world), shape)
+    summary = world.on_main(
+        lambda: prepare.prepare(config.data, config.task, tokenizer, run_dir / "data", max_length=_int(config.data.max_length))
+    )
+    train_data, validation = prepare.load(run_dir / "data")
+    _check_data(config, summary, train_data)
+    with sharded_loading(config, world_size=world.size):
+        base = load_base(config.model, config.task, tokenizer, labels=summary.labels, device=world.device, seed=config.train.seed)
+    module = add_adapters(base, config.method, config.task, quantized=config.model.quantization != "none")
+    loaded = Loaded(module, base, tokenizer)
+    _prepare_blocks(config, base)
+    engine = Engine(_objective(config, loaded), config, world)
+    found = _newest_whole(run_dir / "checkpoints", world)
+    config, packing_choices = _decide_packing(config, engine, world)
+    sampler = Sampler(
+        len(train_data),
+        config.train.global_batch_size,
+        seed=config.train.seed,
+        epochs=config.train.epochs,
+        max_steps=config.train.max_steps,
+    )
+    eval_every, save_every, interval_choices = intervals(config, sampler.steps, evaluates=len(validation) > 0)
+    choices += [*packing_choices, *interval_choices]
+    run = Run(
+        config=config,
+        world=world,
+        engine=engine,
+        train=train_data,
+        validation=validation,
+        sampler=sampler,
+        learning_rate=learning_rate_schedule(
+            config.train.schedule, peak=float(config.train.learning_rate), total_steps=sampler.steps, warmup=config.train.warmup
+        ),
+        eval_every=eval_every,
+        save_every=save_every,
+        packing=config.data.packing is True,
+        attention_width=0 if config.model.attention == "flash_attention_2" else shape.hidden_size,
+        pad_id=tokenizer.pad_token_id or 0,
+        flops_per_token=_flops_per_token(config, shape, engine, train_data),
+        peak_flops=flops.peak_flops(world.device),
+        log=log,
+        checkpoints=run_dir / "checkpoints",
+        lease=lease,
+    )
+    progress = Progress()
+    if found is not None:
+        checkpoint.restore(found, engine)
+        progress = found.manifest.progress
+    log.emit("start", step=progress.step, steps=sampler.steps, **_start_facts(config, world, engine, summary, shape, choices))
+    fit(run, progress)
+    _finish(run, loaded, run_dir, progress, summary)
+
+
+def _finish(run: Run, loaded: Loaded, run_dir: Path, progress: Progress, summary: Summary) -> None:
+    """Take the best weights, evaluate them, write model, card and report."""
+    best = run.config.checkpoint.best_by is not None and progress.best_step not in (None, progress.step)
+    if best:
+        chosen = next(c for c in checkpoint.find(run.checkpoints) if c.step == progress.best_step)
+        checkpoint.restore(chosen, run.engine)
+    metrics = evaluate(run, run.validation) if len(run.validation) else {}
+    folder = run_dir / ("adapter" if loaded.is_adapter else "model")
+    tensors = _whole_tensors(loaded, run.engine, run.world)
+    run.world.on_main(lambda: _export(loaded, tensors, folder, summary.labels))
+    peak = max(run.world.gather(_peak_memory(run.world)))
+    if not run.world.is_main:
+        return
+    speeds = [e for e in read_events(run_dir / "events.jsonl") if e["event"] == "step"]
+    seconds, tokens = sum(e["seconds"] for e in speeds), sum(e["tokens"] for e in speeds)
+    padded = sum(e["tokens"] / (1 - e["padding_share"]) for e in speeds)
+    run.log.emit(
+        "end",
+        step=progress.step,
+        status="stopped_early" if progress.step < run.sampler.steps else "finished",
+        metrics=metrics,
+        tokens_per_second=round(tokens / seconds, 1) if seconds else None,
+        peak_memory_bytes=peak,
+        padding_share=round(1 - tokens / padded, 4) if padded else None,
+        best={"step": progress.best_step, "metric": run.config.checkpoint.best_by, "value": progress.best_value}
+        if progress.best_step
+        else None,
+        output=str(folder),
+    )
+    report = write_report(run_dir)
+    write_model_card(folder, report, base_model=run.config.model.path, library="peft" if loaded.is_adapter else "transformers")
+    shutil.rmtree(run_dir / "data", ignore_errors=True)  # tokens of the rows, of no further use
+
+
+def _export(loaded: Loaded, tensors: dict[str, torch.Tensor], folder: Path, labels: list[str]) -> None:
+    """Written beside its place and renamed, so that a model directory is always whole."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        save_trained(loaded, tensors, partial, labels=labels)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write {folder}: {error}", "the checkpoints are intact: free space, then consortium resume RUN"
+        ) from error
+
+
+def _whole_tensors(loaded: Loaded, engine: Engine, world: World) -> dict[str, torch.Tensor]:
+    """Rank 0 collects what was trained, and the frozen half of an adapter whose A is not; the others take part in the gathering."""
+    tensors = {name.removeprefix("model."): tensor for name, tensor in engine.whole_parameters() if world.is_main}
+    for name, parameter in loaded.module.named_parameters():
+        if "lora_" in name and not parameter.requires_grad:
+            with gathered([parameter]):
+                tensors[name] = parameter.detach().cpu().clone()
+    return tensors if world.is_main else {}
+
+
+def _objective(config: TrainConfig, loaded: Loaded) -> torch.nn.Module:
+    if config.task == "classify":
+        return objectives.Classification(loaded.module, loaded.base)
+    return objectives.NextToken(loaded.module, loaded.base)
+
+
+def _decide_packing(config: TrainConfig, engine: Engine, world: World) -> tuple[TrainConfig, list[Choice]]:
+    """Pack where the attention keeps packed examples apart, which is tried on the model itself. Raises ConfigError when asked in vain."""
+    if config.task == "classify":
+        if config.data.packing is True:
+            raise ConfigError(
+                "data.packing: true does not go with task: classify, whose models read one class from a row", "leave data.packing out"
+            )
+        choice = Choice("data.packing", False, "a classifier reads one class from a row; rows are grouped by length")
+    else:
+        engine.train(False)
+        apart = objectives.packing_is_safe(engine, world.device)
+        engine.train()
+        if config.data.packing is True and not apart:
+            raise ConfigError("data.packing: true, but this model's attention lets packed examples see each other",
+                              "leave data.packing out: examples are then grouped by length")  # fmt: skip
+        reason = (
+            "tried on this model: packed examples give the logits they give alone"
+            if apart
+            else "this model's attention mixes packed examples; grouped by length"
+        )
+        choice = Choice("data.packing", apart, reason)
+    return (apply(config, [choice]), [choice]) if config.data.packing == "auto" else (config, [])
+
+
+def _prepare_blocks(config: TrainConfig, base: Any) -> None:
+    if config.train.activation_checkpointing is True:
+        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if config.train.compile:
+        for block in decoder_blocks(base):
+            block.compile()
+
+
+def _check_data(config: TrainConfig, summary: Summary, train_data: Prepared) -> None:
+    if config.task == "classify" and len(summary.labels) < 2:
+        raise DataError(f"only one label in the data ({summary.labels[0]!r})", "is data.columns.label the right column?")
+    if config.train.early_stopping and not summary.validation_rows:
+        raise ConfigError("train.early_stopping needs validation rows", "set data.validation or data.validation_fraction")
+    if not train_data.targets.sum():
+        raise DataError("nothing to learn: no row has a token after its first", "are the texts empty?")
+
+
+def _newest_whole(folder: Path, world: World) -> Checkpoint | None:
+    """The newest checkpoint whose files are as they were written; one that is not is set aside in favour of the one before."""
+
+    def choose() -> Checkpoint | None:
+        for candidate in reversed(checkpoint.find(folder)):
+            try:
+                checkpoint.verify(candidate)
+            except CheckpointError as error:
+                print(f"warning: {error}", file=sys.stderr)
+                continue
+            return candidate
+        return None
+
+    return world.on_main(choose)
+
+
+def _start_facts(
+    config: TrainConfig, world: World, engine: Engine, summary: Summary, shape: Shape, choices: list[Choice]
+) -> dict[str, Any]:
+    quantized = config.model.quantization
+    method = config.method.type if quantized == "none" else f"q{config.method.type}-{quantized}"
+    device = torch.cuda.get_device_name() if world.device.type == "cuda" else f"cpu ({torch.get_num_threads()} threads a worker)"
+    trainable = sum(getattr(p, "ds_numel", p.numel()) for p in engine.names.values())
+    return {
+        "workers": world.size,
+        "zero_stage": engine.stage,
+        "method": method,
+        "device": device,
+        "versions": _versions(),
+        "data": {"train_rows": summary.train_rows, "validation_rows": summary.validation_rows, "files": summary.files,
+                 "labels": len(summary.labels), "truncated": summary.truncated, "bad_rows_skipped": summary.bad},
+        "parameters": {"total": shape.parameters + (trainable if config.method.type == "lora" else 0), "trainable": trainable},
+        "choices": [choice.as_dict() for choice in choices],
+        "flops_formula": flops.FORMULAS[config.method.type],
+    }  # fmt: skip
+
+
+def _flops_per_token(config: TrainConfig, shape: Shape, engine: Engine, data: Prepared) -> float:
+    trainable = sum(getattr(p, "ds_numel", p.numel()) for p in engine.names.values())
+    full = config.method.type == "full"
+    return flops.flops_per_token(
+        linear=shape.linear,
+        adapter=0 if full else trainable,
+        attention_width=shape.hidden_size,
+        layers=shape.layers,
+        length=float((data.lengths.astype(float) ** 2).sum() / data.lengths.sum()),
+        full=full,
+    )
+
+
+def _hardware(world: World) -> Hardware:
+    if world.device.type == "cuda":
+        return Hardware("cuda", world.size, torch.cuda.get_device_properties(world.device).total_memory)
+    return Hardware("cpu", world.size)
+
+
+def _peak_memory(world: World) -> int:
+    """Bytes: allocated on the GPU, or resident of the process on a CPU."""
+    if world.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(world.device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found | {"python": ".".join(map(str, sys.version_info[:3]))}
+
+
+def _last_step(run_dir: Path) -> int:
+    return (
+        max((e["step"] for e in read_events(run_dir / "events.jsonl") if e["event"] == "step"), default=0)
+        if (run_dir / "events.jsonl").exists()
+        else 0
+    )
+
+
+def _int(value: int | str) -> int:
+    assert isinstance(value, int)
+    return value
+
+
+def quiet() -> None:
+    """Telemetry off, and third parties' progress bars and notices out of the log."""
+    for name in ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_TELEMETRY", "DO_NOT_TRACK", "TRANSFORMERS_NO_ADVISORY_WARNINGS"):
+        os.environ.setdefault(name, "1")
+    warnings.filterwarnings("ignore", category=FutureWarning)  # third parties' notes to each other
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    import datasets
+    import transformers
+
+    datasets.disable_progress_bars()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()

@@ -1,0 +1,83 @@
+"""Who this process is among the workers: the one reader of the environment that torchrun and Ray Train set."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from trainers.errors import TrainersError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    rank: int
+    size: int
+    local_rank: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    @staticmethod
+    def from_environment() -> "World":
+        rank, size, local_rank = (int(os.environ.get(name, default)) for name, default in _VARIABLES)
+        if torch.cuda.is_available():
+            device = torch.device("cuda", local_rank)
+            torch.cuda.set_device(device)
+        else:
+            device = torch.device("cpu")
+        return World(rank, size, local_rank, device)
+
+    def connect(self) -> None:
+        """Join the process group, unless the launcher (Ray Train) has done so; a lone process makes a group of its own."""
+        os.environ.setdefault("LOCAL_RANK", str(self.local_rank))  # DeepSpeed insists on it
+        if dist.is_initialized():
+            return
+        backend = "nccl" if self.device.type == "cuda" else "gloo"
+        if self.size == 1:
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        else:
+            dist.init_process_group(backend)
+
+    def on_main(self, work: Callable[[], T]) -> T:
+        """Do `work` on rank 0 while the others wait; its result, or its exception, is everyone's."""
+        outcome: list[T | BaseException | None] = [None]
+        if self.is_main:
+            try:
+                outcome[0] = work()
+            except (TrainersError, OSError) as error:
+                outcome[0] = error
+        if self.size > 1:
+            dist.broadcast_object_list(outcome, src=0, device=self.device)
+        if isinstance(outcome[0], BaseException):
+            raise outcome[0]
+        return outcome[0]  # type: ignore[return-value]
+
+    def sum(self, *values: float) -> list[float]:
+        """Sums over all workers, in float64."""
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor.tolist()
+
+    def gather(self, value: T) -> list[T]:
+        """Everyone's value, in the order of ranks; plain picklable values only."""
+        values: list[Any] = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
+        return values
+
+    def agree(self, error: TrainersError | None) -> None:
+        """Raise on every worker the first worker's error, so that none waits for one that has stopped."""
+        for found in self.gather(error):
+            if found is not None:
+                raise found
+
+
+_VARIABLES = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
