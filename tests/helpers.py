@@ -1,10 +1,14 @@
 """Helpers of the tests: tiny models of every family, job directories, and functions run on several gloo processes."""
 
 import json
+import multiprocessing
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +82,7 @@ def make_run(folder: Path, *, workers: int = 1, **config: Any) -> Path:
 
 def start_workers(run_dir: Path, *, workers: int = 1) -> list[subprocess.Popen[str]]:
     """`python -m trainers` on this many processes, as torchrun would start them."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {"WORLD_SIZE": str(workers), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHONPATH": str(REPOSITORY)}
+    shared = _rendezvous(workers) | {"PYTHONPATH": str(REPOSITORY)}
     return [
         subprocess.Popen(
             [sys.executable, "-m", "trainers", str(run_dir / "config.json")],
@@ -100,6 +101,42 @@ def train(run_dir: Path, *, workers: int = 1, expect: int = 0) -> str:
     output = "".join(process.communicate(timeout=300)[0] for process in processes)
     assert all(process.returncode == expect for process in processes), output
     return output
+
+
+def run_distributed(
+    function: Callable[..., Any], workers: int = 2, *args: Any, expect: type[Exception] | tuple[type[Exception], ...] = ()
+) -> list[Any]:
+    """`function(*args)` on so many gloo processes; what it returned, by rank.
+
+    Each process has RANK, WORLD_SIZE and LOCAL_RANK set and is in the process group; `function` is one of a module's, to be pickled.
+    An exception of a process is raised here; one of a type in `expect` stands in the list, in the place of the result.
+    """
+    shared = _rendezvous(workers)
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        ranks = [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(workers)]
+        pending = [pool.submit(_in_group, environment, function, args) for environment in ranks]
+        errors = [future.exception() for future in pending]
+    if unexpected := [error for error in errors if error is not None and not isinstance(error, expect)]:
+        raise unexpected[0]
+    return [future.result() if error is None else error for error, future in zip(errors, pending, strict=True)]
+
+
+def _in_group(environment: dict[str, str], function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    import torch.distributed as dist
+
+    os.environ.update(environment)
+    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    try:
+        return function(*args)
+    finally:
+        dist.destroy_process_group()
+
+
+def _rendezvous(workers: int) -> dict[str, str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return {"WORLD_SIZE": str(workers), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
 
 
 def events(run_dir: Path, kind: str) -> list[dict[str, Any]]:

@@ -105,6 +105,7 @@ def _commit(partial: Path, final: Path, manifest: Manifest) -> None:
     partial.rename(final)
 
 
+@torch.no_grad()
 def restore(checkpoint: Checkpoint, engine: Engine) -> None:
     """Put masters, moments and weights of a checkpoint into the engine, whatever the number of workers. All ranks call it."""
     engine.begin_at(checkpoint.step)
@@ -145,8 +146,10 @@ class _Shards:
                 into[low - start : high - start].copy_(stretch[low - held_from : high - held_from])
                 filled += high - low
         if filled != into.numel():
-            raise CheckpointError(f"{self._path}: {name} has {filled} of {into.numel()} values wanted",
-                                  "the job trains other parameters than the one that wrote this checkpoint: give the run another name")  # fmt: skip
+            raise CheckpointError(
+                f"{self._path}: {name} has {filled} of {into.numel()} values wanted",
+                "the job trains other parameters than the one that wrote this checkpoint: give the run another name",
+            )
 
 
 def find(folder: Path) -> list[Checkpoint]:

@@ -4,20 +4,19 @@ A person writes YAML, the command resolves it to `config.json` in the run direct
 `trainers.defaults`, printed with its reason. This module imports no torch.
 """
 
-import difflib
 import json
-import types
-import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from trainers.errors import ConfigError
+from trainers.mistakes import explain
 
 T = TypeVar("T", bound=BaseModel)
 Auto = Literal["auto"]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 Task = Literal["sft", "pretrain", "classify"]
 Format = Literal["auto", "chat", "sharegpt", "alpaca", "completion", "text", "classification"]
 
@@ -25,7 +24,7 @@ Format = Literal["auto", "chat", "sharegpt", "alpaca", "completion", "text", "cl
 class Part(BaseModel):
     """A block of the job file: unknown keys are errors, values cannot change after validation."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelConfig(Part):
@@ -54,7 +53,9 @@ class LoraMethod(Part):
     rank: int = Field(16, ge=1)
     alpha: float = Field(32, gt=0)
     dropout: float = Field(0.0, ge=0, lt=1)
-    targets: Literal["all-linear"] | list[str] = "all-linear"
+    targets: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = Field(
+        "all-linear", description="all-linear or a list of module names"
+    )
     """Module names, by their last part (`q_proj`); `all-linear` is every linear layer but the head."""
     rslora: bool = False
     """Scale by alpha / sqrt(rank) instead of alpha / rank (Kalajdzievski 2023)."""
@@ -68,11 +69,14 @@ def _expand_method(value: Any) -> Any:
         return {"type": value}
     if isinstance(value, Mapping) and len(value) == 1 and "type" not in value:
         name, body = next(iter(value.items()))
-        return {"type": name, **(body or {})} if isinstance(body or {}, Mapping) else value
+        body = {} if body is None else body
+        return {"type": name, **body} if isinstance(body, Mapping) and "type" not in body else value
     return value
 
 
-Method = Annotated[FullMethod | LoraMethod, Field(discriminator="type"), BeforeValidator(_expand_method)]
+Method = Annotated[
+    FullMethod | LoraMethod, Field(discriminator="type", description="full, lora, or {lora: {rank: 8}}"), BeforeValidator(_expand_method)
+]
 
 
 class DataConfig(Part):
@@ -88,7 +92,7 @@ class DataConfig(Part):
     """Canonical field to the file's column, as in `{text: query, label: intent}`."""
     system_prompt: str | None = None
     """Put before every conversation that has none."""
-    max_length: int | Auto = "auto"
+    max_length: Annotated[int, Field(ge=2)] | Auto = "auto"
     """Tokens of an example; documents of `pretrain` are cut into blocks of this length."""
     over_length: Literal["bad_row", "truncate"] = "bad_row"
     on_bad_row: Literal["error", "skip"] = "error"
@@ -119,7 +123,7 @@ class OptimConfig(Part):
     warmup: float = Field(0.03, ge=0)
     """Below 1: a share of all steps. From 1: a number of steps."""
     weight_decay: float = Field(0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     max_grad_norm: float = Field(1.0, ge=0)
     """Global gradient norm is clipped to this; 0 switches clipping off."""
     seed: int = Field(0, ge=0)
@@ -159,7 +163,7 @@ class TrackingConfig(Part):
 
 
 def _expand_zero(value: Any) -> Any:
-    return {"stage": value} if isinstance(value, (str, int)) else value
+    return {"stage": value} if isinstance(value, (str, int)) and not isinstance(value, bool) else value
 
 
 def _expand_model(value: Any) -> Any:
@@ -169,7 +173,7 @@ def _expand_model(value: Any) -> Any:
 class TrainConfig(Part):
     """One run, as every worker sees it."""
 
-    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="letters, digits and . _ -, a letter or digit first")
     task: Task
     model: Annotated[ModelConfig, BeforeValidator(_expand_model)]
     method: Method = LoraMethod()
@@ -183,16 +187,25 @@ class TrainConfig(Part):
 
     @model_validator(mode="after")
     def _check_combinations(self) -> "TrainConfig":
-        if self.model.quantization != "none" and self.method.type == "full":
-            raise ValueError("quantised weights cannot be trained in full: set method: lora, or model.quantization: none")
-        if self.model.quantization != "none" and self.model.from_scratch:
-            raise ValueError("model.from_scratch makes new weights, which are trained in full: set model.quantization: none")
-        if self.zero.offload_params == "cpu" and self.zero.stage in (1, 2):
-            raise ValueError("zero.offload_params needs zero.stage: 3")
-        if self.train.epochs is not None and self.train.max_steps is not None:
-            raise ValueError("train.epochs and train.max_steps exclude each other: give one")
-        if self.checkpoint.best_by in ("accuracy", "macro_f1") and self.task != "classify":
-            raise ValueError(f"checkpoint.best_by: {self.checkpoint.best_by} needs task: classify; use eval_loss")
+        quantized, best_by = self.model.quantization != "none", self.checkpoint.best_by
+        refused = {
+            "quantised weights cannot be trained in full: set method: lora, or model.quantization: none": (
+                quantized and self.method.type == "full"
+            ),
+            "model.from_scratch makes new weights, which are trained in full: set model.quantization: none": (
+                quantized and self.model.from_scratch
+            ),
+            "zero.offload_params needs zero.stage: 3": self.zero.offload_params == "cpu" and self.zero.stage in (1, 2),
+            "train.epochs and train.max_steps exclude each other: give one": None not in (self.train.epochs, self.train.max_steps),
+            f"checkpoint.best_by: {best_by} needs task: classify; use eval_loss": (
+                best_by in ("accuracy", "macro_f1") and self.task != "classify"
+            ),
+            "data.packing: true does not go with task: classify, whose models read one class from a row: leave it out": (
+                self.data.packing is True and self.task == "classify"
+            ),
+        }
+        if found := [message for message, applies in refused.items() if applies]:
+            raise ValueError("; ".join(found))
         return self
 
     @property
@@ -206,12 +219,15 @@ def read_config(path: Path) -> TrainConfig:
     Raises ConfigError when the file is missing, is not JSON or does not validate.
     """
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}", "give the config.json of a run directory") from error
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}:{error.lineno}: not JSON ({error.msg})") from error
-    values.pop("cluster", None)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text") from error
+    if isinstance(values, dict):
+        values.pop("cluster", None)
     return validate(TrainConfig, values, source=str(path))
 
 
@@ -220,40 +236,6 @@ def validate(model: type[T], values: Mapping[str, Any], *, source: str) -> T:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        lines = [_describe(model, problem) for problem in error.errors()]
-        raise ConfigError(f"{source}: " + "; ".join(dict.fromkeys(lines)), "`consortium init DIR` writes a commented job file") from error
-
-
-def _describe(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
-    where = [str(part) for part in problem["loc"] if not _is_union_branch(part)]
-    field = ".".join(where) or "job"
-    match problem["type"]:
-        case "extra_forbidden":
-            near = difflib.get_close_matches(where[-1], field_names(model, where[:-1]), n=1, cutoff=0.5)
-            return f"unknown field {field}" + (f", did you mean {'.'.join([*where[:-1], near[0]])}?" if near else "")
-        case "missing":
-            return f"{field} is required"
-        case "value_error":
-            return str(problem["ctx"]["error"])
-        case _:
-            return f"{field}: {problem['msg'][:1].lower()}{problem['msg'][1:]}, got {problem['input']!r}"
-
-
-def _is_union_branch(part: object) -> bool:
-    """pydantic names the branch of a union it tried (`lora`, `constrained-int`, `function-before[...]`): no field of the user's."""
-    return isinstance(part, str) and (part in ("full", "lora", "int", "float", "bool") or "[" in part or "-" in part)
-
-
-def field_names(model: type[BaseModel], where: list[str]) -> list[str]:
-    """Names of the fields below `where` in a tree of pydantic models; for a union, those of all its members."""
-    models: list[type[BaseModel]] = [model]
-    for name in where:
-        models = [m for parent in models if name in parent.model_fields for m in _models_in(parent.model_fields[name].annotation)]
-    return [name for m in models for name in m.model_fields]
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    origin = typing.get_origin(annotation)
-    if origin in (Union, types.UnionType, Annotated, list):
-        return [m for part in typing.get_args(annotation) for m in _models_in(part)]
-    return [annotation] if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []
+        raise ConfigError(
+            f"{source}: " + "; ".join(explain(model, values, error)), "`consortium init DIR` writes a commented job file"
+        ) from error

@@ -44,6 +44,14 @@ class NextToken(nn.Module):
         loss = self._summed_loss(hidden[wanted], batch.targets[wanted].clamp(min=0))
         return loss * batch.weight, None
 
+    def loss_by_row(self, batch: Batch) -> torch.Tensor:
+        """The loss of each row, summed over its targets: (R,) float32. For evaluation."""
+        inputs = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "attention_mask": batch.attention_mask}
+        hidden = self._body[0](**inputs, use_cache=False).last_hidden_state
+        wanted = batch.targets != NO_TARGET
+        each = F.cross_entropy(self.logits(hidden[wanted]).float(), batch.targets[wanted], reduction="none")
+        return torch.zeros(len(wanted), device=each.device).index_add(0, wanted.nonzero()[:, 0], each)
+
     def _summed_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """hidden (N, H), targets (N,) -> scalar, never holding more than LOGITS_BYTES of float32 logits."""
         tokens = max(1, LOGITS_BYTES // (4 * self._config.vocab_size))

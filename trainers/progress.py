@@ -29,11 +29,14 @@ class Display:
             self._bar.stop()
             self._bar = None
 
+    def _on_choice(self, choice: dict[str, Any]) -> None:
+        self._console.print(f"  [cyan]{choice['field']}: {choice['value']}[/]  [dim]{choice['reason']}[/]")
+
     def _on_start(self, event: dict[str, Any]) -> None:
         self.close()
         self._steps = event["steps"]
         for choice in event["choices"]:
-            self._console.print(f"  [cyan]{choice['field']}: {choice['value']}[/]  [dim]{choice['reason']}[/]")
+            self._on_choice(choice)
         data, parameters = event["data"], event["parameters"]
         labels = f", {data['labels']} labels" if data["labels"] else ""
         self._console.print(

@@ -1,7 +1,5 @@
 """One training process from start to end: everything above the loop. Run by Ray Train on every worker, or by `python -m trainers`."""
 
-import logging
-import os
 import resource
 import shutil
 import sys
@@ -117,6 +115,7 @@ def _train(config: TrainConfig, run_dir: Path, world: World, log: EventLog, leas
     )
     progress = Progress()
     if found is not None:
+        _check_same_data(run_dir, summary)
         checkpoint.restore(found, engine)
         progress = found.manifest.progress
     log.emit("start", step=progress.step, steps=sampler.steps, **_start_facts(config, world, engine, summary, shape, choices))
@@ -229,6 +228,15 @@ def _check_data(config: TrainConfig, summary: Summary, train_data: Prepared) -> 
         raise DataError("nothing to learn: no row has a token after its first", "are the texts empty?")
 
 
+def _check_same_data(run_dir: Path, summary: Summary) -> None:
+    """The order of examples is a function of the data: a run cannot go on with other rows."""
+    first = next((event for event in read_events(run_dir / "events.jsonl") if event["event"] == "start"), None)
+    before = {file["sha256"]: file["path"] for file in first["data"]["files"]} if first else {}
+    gone = [path for sha256, path in before.items() if sha256 not in {file["sha256"] for file in summary.files}]
+    if gone:
+        raise DataError(f"{gone[0]} has changed since this run began", "put the file back, or give the run another name")
+
+
 def _newest_whole(folder: Path, world: World) -> Checkpoint | None:
     """The newest checkpoint whose files are as they were written; one that is not is set aside in favour of the one before."""
 
@@ -316,14 +324,11 @@ def _int(value: int | str) -> int:
 
 
 def quiet() -> None:
-    """Telemetry off, and third parties' progress bars and notices out of the log."""
-    for name in ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_TELEMETRY", "DO_NOT_TRACK", "TRANSFORMERS_NO_ADVISORY_WARNINGS"):
-        os.environ.setdefault(name, "1")
-    warnings.filterwarnings("ignore", category=FutureWarning)  # third parties' notes to each other
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    """Third parties' progress bars and notices to each other, out of the log."""
     import datasets
     import transformers
 
+    warnings.filterwarnings("ignore", category=FutureWarning)
     datasets.disable_progress_bars()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

@@ -46,16 +46,24 @@ class World:
             dist.init_process_group(backend)
 
     def on_main(self, work: Callable[[], T]) -> T:
-        """Do `work` on rank 0 while the others wait; its result, or its exception, is everyone's."""
-        outcome: list[T | BaseException | None] = [None]
+        """Do `work` on rank 0 while the others wait; its result, or its exception, is everyone's.
+
+        The others get an exception that is neither a TrainersError nor an OSError, and may not be picklable, as a RuntimeError.
+        """
+        outcome: list[T | Exception | None] = [None]
+        failure: Exception | None = None
         if self.is_main:
             try:
                 outcome[0] = work()
             except (TrainersError, OSError) as error:
-                outcome[0] = error
+                outcome[0] = failure = error
+            except Exception as error:
+                outcome[0], failure = RuntimeError(f"rank 0 failed: {error!r}"), error
         if self.size > 1:
             dist.broadcast_object_list(outcome, src=0, device=self.device)
-        if isinstance(outcome[0], BaseException):
+        if failure is not None:
+            raise failure
+        if isinstance(outcome[0], Exception):
             raise outcome[0]
         return outcome[0]  # type: ignore[return-value]
 

@@ -7,10 +7,11 @@ import csv
 import difflib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from trainers.config import DataConfig, Format, Task
 from trainers.errors import DataError
@@ -19,7 +20,19 @@ csv.field_size_limit(1 << 26)  # the default of 128 KiB refuses long documents
 
 
 class BadRow(ValueError):
-    """A row that cannot be learnt from, and why."""
+    """A row that cannot be learnt from, and why: `kind: detail`."""
+
+    @property
+    def kind(self) -> str:
+        return str(self).partition(":")[0]
+
+
+class OverLength(BadRow):
+    """A row of more tokens than an example may have."""
+
+    def __init__(self, tokens: int, max_length: int) -> None:
+        super().__init__(f"over length: {tokens} tokens, data.max_length is {max_length}")
+        self.tokens = tokens
 
 
 @dataclass(frozen=True)
@@ -73,6 +86,7 @@ _COLUMNS: dict[Format, dict[str, tuple[str, ...]]] = {
     "classification": {"text": ("text", "sentence", "query"), "label": ("label", "category", "intent")},
     "text": {"text": ("text",)},
 }
+_CANONICAL = list(dict.fromkeys([field for columns in _COLUMNS.values() for field in columns] + ["input"]))
 _FORMATS_OF: dict[Task, tuple[Format, ...]] = {
     "sft": ("chat", "sharegpt", "alpaca", "completion", "classification"),
     "pretrain": ("text",),
@@ -88,48 +102,61 @@ def read_rows(path: Path) -> Iterator[Row]:
     """
     if not path.exists():
         raise DataError(f"{path}: no such file", "paths in a job file are relative to the job file")
+    yield from _reader(path)(path)
+
+
+@contextmanager
+def _open_text(path: Path) -> Iterator[TextIO]:
     try:
-        yield from _reader(path)(path)
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            yield lines
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})", "convert it: iconv -t UTF-8") from error
+        with path.open("rb") as raw:
+            number = next(number for number, line in enumerate(raw, 1) if line.decode(errors="ignore").encode() != line)
+        raise DataError(f"{path}:{number}: not UTF-8 ({error.reason})", "convert it, as in: iconv -f WINDOWS-1252 -t UTF-8") from error
 
 
 def _reader(path: Path) -> Callable[[Path], Iterator[Row]]:
     if path.is_dir():
         return _read_dataset
     readers = {".jsonl": _read_jsonl, ".json": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}
-    if path.suffix not in readers:
+    if path.suffix.lower() not in readers:
         raise DataError(f"{path}: unknown kind of file", f"expected {', '.join(readers)} or a Hugging Face dataset directory")
-    return readers[path.suffix]
+    return readers[path.suffix.lower()]
 
 
 def _read_jsonl(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8") as lines:
+    with _open_text(path) as lines:
         for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                values = json.loads(line)
-            except json.JSONDecodeError as error:
-                yield Row(path, number, None, f"broken JSON: {error.msg} at column {error.colno}")
-                continue
-            if isinstance(values, dict):
-                yield Row(path, number, values)
-            else:
-                yield Row(path, number, None, f"expected a JSON object, got {type(values).__name__}")
+            if number == 1 and path.suffix.lower() == ".json" and line.lstrip().startswith("["):
+                raise DataError(f"{path}: a JSON array, expected one object a line", "convert it: jq -c '.[]' old.json > new.jsonl")
+            if line.strip():
+                yield _parse_json(path, number, line)
+
+
+def _parse_json(path: Path, number: int, line: str) -> Row:
+    try:
+        values = json.loads(line)
+        if "\\u" in line:
+            json.dumps(values, ensure_ascii=False).encode()  # an escaped surrogate without its pair is no character
+    except json.JSONDecodeError as error:
+        return Row(path, number, None, f"broken JSON: {error.msg} at column {error.colno}")
+    except UnicodeEncodeError:
+        return Row(path, number, None, "broken text: half of a surrogate pair, as left by cutting text inside an emoji")
+    if not isinstance(values, dict):
+        return Row(path, number, None, f"wrong type: expected a JSON object, got {type(values).__name__}")
+    return Row(path, number, values)
 
 
 def _read_csv(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        records = csv.DictReader(lines)
-        for values in records:
-            short = [name for name, value in values.items() if value is None]
-            if None in values or short:
-                yield Row(
-                    path, records.line_num, None, f"expected {len(records.fieldnames or [])} fields, got {'fewer' if short else 'more'}"
-                )
+    with _open_text(path) as lines:
+        records = csv.reader(lines)
+        header = next(records, [])
+        for fields in filter(None, records):
+            if len(fields) == len(header):
+                yield Row(path, records.line_num, dict(zip(header, fields, strict=True)))
             else:
-                yield Row(path, records.line_num, values)
+                yield Row(path, records.line_num, None, f"wrong number of fields: expected {len(header)}, got {len(fields)}")
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
@@ -145,7 +172,7 @@ def _read_parquet(path: Path) -> Iterator[Row]:
 
 
 def _read_dataset(path: Path) -> Iterator[Row]:
-    from datasets import DatasetDict, load_from_disk
+    from datasets import ClassLabel, DatasetDict, load_from_disk
 
     try:
         dataset = load_from_disk(str(path))
@@ -153,7 +180,10 @@ def _read_dataset(path: Path) -> Iterator[Row]:
         raise DataError(f"{path}: not a dataset saved by datasets.save_to_disk", "name the file inside it instead") from error
     if isinstance(dataset, DatasetDict):
         raise DataError(f"{path}: has several splits ({', '.join(dataset)})", f"name one of them: {path / next(iter(dataset))}")
-    yield from (Row(path, number, row) for number, row in enumerate(dataset, 1))
+    classes = {column: feature.names for column, feature in dataset.features.items() if isinstance(feature, ClassLabel)}
+    for number, row in enumerate(dataset, 1):
+        named = {column: names[row[column]] for column, names in classes.items() if row[column] is not None}
+        yield Row(path, number, {**row, **named})
 
 
 @dataclass(frozen=True)
@@ -166,15 +196,15 @@ class Layout:
     def field(self, values: Mapping[str, Any], name: str) -> Any:
         column = self.columns.get(name, name)
         if column not in values or values[column] is None:
-            raise BadRow(f"missing field {column!r}")
+            raise BadRow(f"missing field: {column!r}")
         return values[column]
 
     def text(self, values: Mapping[str, Any], name: str) -> str:
         value = self.field(values, name)
         if not isinstance(value, str):
-            raise BadRow(f"{self.columns.get(name, name)!r} must be text, got {type(value).__name__}")
+            raise BadRow(f"wrong type: {self.columns.get(name, name)!r} must be text, got {type(value).__name__}")
         if not value.strip():
-            raise BadRow(f"{self.columns.get(name, name)!r} is empty")
+            raise BadRow(f"empty field: {self.columns.get(name, name)!r}")
         return value
 
 
@@ -184,10 +214,8 @@ def recognise(names: list[str], data: DataConfig, task: Task, *, file: Path) -> 
     Raises DataError when nothing fits, listing what is there.
     """
     for canonical, column in data.columns.items():
-        if column not in names:
-            near = difflib.get_close_matches(column, names, n=1)
-            raise DataError(f"{file}: data.columns.{canonical} names column {column!r}, which is not there (columns: {', '.join(names)})",
-                            f"did you mean {near[0]!r}?" if near else "map it to one of these")  # fmt: skip
+        _demand(canonical, _CANONICAL, f"{file}: data.columns maps {canonical!r}, which no format has")
+        _demand(column, names, f"{file}: data.columns.{canonical} names column {column!r}, which is not there")
     wanted = _FORMATS_OF[task] if data.format == "auto" else (data.format,)
     for format in wanted:
         found = {name: _column(name, names, data, aliases) for name, aliases in _COLUMNS[format].items()}
@@ -202,6 +230,12 @@ def recognise(names: list[str], data: DataConfig, task: Task, *, file: Path) -> 
     raise DataError(f"{file}: columns {', '.join(names)} fit no layout of task {task} ({layouts})", hint)
 
 
+def _demand(name: str, known: Sequence[str], problem: str) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        raise DataError(f"{problem} (there are: {', '.join(known)})", f"did you mean {near[0]!r}?" if near else "use one of these")
+
+
 def _column(name: str, names: list[str], data: DataConfig, aliases: tuple[str, ...]) -> str | None:
     if name in data.columns:
         return data.columns[name]
@@ -212,9 +246,9 @@ def to_content(values: Mapping[str, Any], layout: Layout, task: Task, *, system_
     """One row in the form its task learns from. Raises BadRow."""
     match layout.format:
         case "chat":
-            return _chat(_turns(layout.field(values, "messages"), "role", "content"), system_prompt)
+            return _chat(_turns(layout, values, "messages", "role", "content"), system_prompt)
         case "sharegpt":
-            return _chat(_turns(layout.field(values, "conversations"), "from", "value"), system_prompt)
+            return _chat(_turns(layout, values, "conversations", "from", "value"), system_prompt)
         case "alpaca":
             extra = values.get(layout.columns.get("input", "input")) or ""
             user = layout.text(values, "instruction") + (f"\n\n{extra}" if extra else "")
@@ -229,31 +263,36 @@ def to_content(values: Mapping[str, Any], layout: Layout, task: Task, *, system_
 
 def _labelled(values: Mapping[str, Any], layout: Layout, task: Task, system_prompt: str | None) -> Content:
     label = layout.field(values, "label")
-    if isinstance(label, bool) or not isinstance(label, (str, int)) or not str(label).strip():
-        raise BadRow(f"{layout.columns['label']!r} must be a name or a whole number, got {label!r}")
+    if isinstance(label, bool) or not isinstance(label, (str, int)):
+        raise BadRow(f"wrong type: {layout.columns['label']!r} must be a name or a whole number, got {label!r:.20}")
+    if not str(label).strip():
+        raise BadRow(f"empty field: {layout.columns['label']!r}")
     text = layout.text(values, "text")
     return Labelled(text, str(label)) if task == "classify" else _chat([("user", text), ("assistant", str(label))], system_prompt)
 
 
-def _turns(messages: Any, role_key: str, content_key: str) -> list[tuple[str, str]]:
-    if not isinstance(messages, (list, tuple)) or not messages:
-        raise BadRow(f"expected a list of messages, got {messages!r:.60}")
+def _turns(layout: Layout, values: Mapping[str, Any], column: str, role_key: str, content_key: str) -> list[tuple[str, str]]:
+    messages = layout.field(values, column)
+    if not isinstance(messages, (list, tuple)):
+        raise BadRow(f"wrong type: {column!r} must be a list of messages, got {type(messages).__name__}")
     turns = []
     for position, message in enumerate(messages, 1):
-        if not isinstance(message, Mapping) or role_key not in message or content_key not in message:
-            raise BadRow(f"message {position} needs {role_key!r} and {content_key!r}, got {message!r:.60}")
-        role, content = _ROLES.get(message[role_key]), message[content_key]
-        if role is None:
-            raise BadRow(f"message {position} has the unknown role {message[role_key]!r} (known: {', '.join(_ROLES)})")
+        if not isinstance(message, Mapping):
+            raise BadRow(f"wrong type: message {position} must be an object, got {type(message).__name__}")
+        if missing := {role_key, content_key} - message.keys():
+            raise BadRow(f"missing field: message {position} has no {' and no '.join(map(repr, sorted(missing)))}")
+        role, content = message[role_key], message[content_key]
+        if role not in list(_ROLES):
+            raise BadRow(f"unknown role: message {position} has {role!r:.20} (known: {', '.join(_ROLES)})")
         if not isinstance(content, str):
-            raise BadRow(f"message {position}: content must be text, got {type(content).__name__}")
-        turns.append((role, content))
+            raise BadRow(f"wrong type: message {position}: {content_key!r} must be text, got {type(content).__name__}")
+        turns.append((_ROLES[role], content))
     return turns
 
 
 def _chat(turns: list[tuple[str, str]], system_prompt: str | None) -> Chat:
     if not any(role == "assistant" and content.strip() for role, content in turns):
-        raise BadRow("no assistant message with content: nothing to learn")
+        raise BadRow("nothing to learn: no assistant message with content")
     if system_prompt and turns[0][0] != "system":
         turns = [("system", system_prompt), *turns]
     return Chat(tuple(turns))
@@ -270,5 +309,6 @@ def split_key(values: Mapping[str, Any], content: Content, group_by: str | None)
     if group_by is None:
         return repr(content)
     if values.get(group_by) in (None, ""):
-        raise BadRow(f"data.group_by names {group_by!r}, which this row lacks")
+        near = difflib.get_close_matches(group_by, values.keys() - {group_by}, n=1)
+        raise BadRow(f"missing field: {group_by!r}, which data.group_by names" + (f" (did you mean {near[0]!r}?)" if near else ""))
     return str(values[group_by])

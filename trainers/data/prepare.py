@@ -15,7 +15,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from trainers.config import DataConfig, Task
-from trainers.data.formats import BadRow, Content, Layout, Row, in_validation, read_rows, recognise, split_key, to_content
+from trainers.data.formats import BadRow, Content, Row, in_validation, read_rows, recognise, split_key, to_content
 from trainers.data.masking import PLAIN_TEMPLATE, Encoded, encode
 from trainers.errors import DataError
 
@@ -74,7 +74,9 @@ class Summary:
 
     @property
     def labels(self) -> list[str]:
-        return sorted(self.labels_met)
+        """In the order of the classes: by value where all are whole numbers, else by name."""
+        numbered = all(label.removeprefix("-").isdecimal() for label in self.labels_met)
+        return sorted(self.labels_met, key=lambda label: (int(label) if numbered else 0, label))
 
 
 def prepare(
@@ -97,11 +99,13 @@ def prepare(
         return Summary(**found["summary"])
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder.chmod(0o700)
+    manifest.unlink(missing_ok=True)  # it speaks of the examples that are overwritten now
     examples = _examples(data, task, tokenizer, summary, max_length=max_length, progress=progress)
     _write(examples, folder / "examples.arrow")
     _refuse(data, summary)
     temporary = manifest.with_suffix(".tmp")
     temporary.write_text(json.dumps({"key": key, "summary": asdict(summary)}))
+    temporary.chmod(0o600)
     temporary.rename(manifest)
     return summary
 
@@ -143,14 +147,18 @@ def _key(data: DataConfig, task: Task, tokenizer: PreTrainedTokenizerBase, max_l
     backend = getattr(tokenizer, "backend_tokenizer", None)
     vocabulary = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
     files = [{**file, "rows": None} for file in files]
-    parts = [_FORMAT_VERSION, data.model_dump(mode="json"), task, max_length, files, vocabulary, tokenizer.chat_template, PLAIN_TEMPLATE]
+    writing = [vocabulary, tokenizer.special_tokens_map, tokenizer.chat_template, PLAIN_TEMPLATE]
+    parts = [_FORMAT_VERSION, data.model_dump(mode="json"), task, max_length, files, *writing]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def contents(data: DataConfig, task: Task, path: Path) -> Iterator[tuple[Row, Content | BadRow]]:
-    """Every row of a file with what it says, or why it cannot be read. The first whole row decides the layout."""
-    layout: Layout | None = None
-    for row in read_rows(path):
+    """Every row of a file with what it says, or why it cannot be read. The first rows together decide the layout."""
+    rows = read_rows(path)
+    first = list(itertools.islice(rows, _ROWS_TOGETHER))
+    names = list(dict.fromkeys(name for row in first for name in row.values or ()))
+    layout = recognise(names, data, task, file=path) if names else None
+    for row in itertools.chain(first, rows):
         if row.values is None:
             yield row, BadRow(row.problem)
             continue
@@ -159,6 +167,48 @@ def contents(data: DataConfig, task: Task, path: Path) -> Iterator[tuple[Row, Co
             yield row, to_content(row.values, layout, task, system_prompt=data.system_prompt)
         except BadRow as problem:
             yield row, problem
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a row: examples of one side of the split, or a problem."""
+
+    file: int
+    """Place in the files of `train` and `validation` together"""
+    row: Row
+    examples: list[Encoded]
+    side: int = TRAIN
+    problem: BadRow | None = None
+
+
+def outcomes(data: DataConfig, task: Task, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> Iterator[Outcome]:
+    """Every row of every file in order, encoded; a few hundred are in memory at a time. Raises DataError for a file as a whole."""
+    truncate = data.over_length == "truncate"
+    for file, path in enumerate([*data.train, *data.validation]):
+        rows = contents(data, task, path)
+        while batch := list(itertools.islice(rows, _ROWS_TOGETHER)):
+            encoded = encode([content for _, content in batch], tokenizer, task, max_length=max_length, truncate=truncate)
+            for (row, content), examples in zip(batch, encoded, strict=True):
+                yield _outcome(data, file, row, content, examples)
+
+
+def _outcome(data: DataConfig, file: int, row: Row, content: Content | BadRow, examples: list[Encoded] | BadRow) -> Outcome:
+    if isinstance(examples, BadRow):
+        return Outcome(file, row, [], problem=examples)
+    assert not isinstance(content, BadRow)
+    try:
+        return Outcome(file, row, examples, _side(data, file, row, content))
+    except BadRow as problem:
+        return Outcome(file, row, [], problem=problem)
+
+
+def _side(data: DataConfig, file: int, row: Row, content: Content) -> int:
+    if file >= len(data.train):
+        return VALIDATION
+    if data.validation:
+        return TRAIN
+    key = split_key(row.values or {}, content, data.group_by)
+    return VALIDATION if in_validation(key, data.validation_fraction) else TRAIN
 
 
 def _examples(
@@ -170,45 +220,20 @@ def _examples(
     max_length: int,
     progress: Callable[[int], None],
 ) -> Iterator[dict[str, Any]]:
-    truncate = data.over_length == "truncate"
     met: dict[str, int] = {}
-    done = 0
-    for file, path in enumerate([*data.train, *data.validation]):
-        source = _good_rows(data, task, path, summary)
-        while batch := list(itertools.islice(source, _ROWS_TOGETHER)):
-            encoded = encode([content for _, content in batch], tokenizer, task, max_length=max_length, truncate=truncate)
-            for (row, content), outcome in zip(batch, encoded, strict=True):
-                if isinstance(outcome, BadRow):
-                    _note_bad(data, row, outcome, summary)
-                    continue
-                side = _side(data, file, row, content, summary)
-                for example in outcome:
-                    summary.truncated += example.truncated
-                    yield _record(example, task, met, file=file, line=row.line, side=side)
-            done += len(batch)
-            summary.files[file]["rows"] += len(batch)
+    for done, outcome in enumerate(outcomes(data, task, tokenizer, max_length=max_length), 1):
+        summary.files[outcome.file]["rows"] += 1
+        if outcome.problem:
+            _note_bad(data, outcome.row, outcome.problem, summary)
+            continue
+        summary.train_rows += outcome.side == TRAIN
+        summary.validation_rows += outcome.side == VALIDATION
+        for example in outcome.examples:
+            summary.truncated += example.cut > 0
+            yield _record(example, task, met, file=outcome.file, line=outcome.row.line, side=outcome.side)
+        if done % _ROWS_TOGETHER == 0:
             progress(done)
     summary.labels_met = list(met)
-
-
-def _good_rows(data: DataConfig, task: Task, path: Path, summary: Summary) -> Iterator[tuple[Row, Content]]:
-    for row, content in contents(data, task, path):
-        if isinstance(content, BadRow):
-            _note_bad(data, row, content, summary)
-        else:
-            yield row, content
-
-
-def _side(data: DataConfig, file: int, row: Row, content: Content, summary: Summary) -> int:
-    if file >= len(data.train):
-        held_out = True
-    elif data.validation:
-        held_out = False
-    else:
-        held_out = in_validation(split_key(row.values or {}, content, data.group_by), data.validation_fraction)
-    summary.validation_rows += held_out
-    summary.train_rows += not held_out
-    return VALIDATION if held_out else TRAIN
 
 
 def _record(example: Encoded, task: Task, met: dict[str, int], *, file: int, line: int, side: int) -> dict[str, Any]:

@@ -16,24 +16,8 @@ from operator import itemgetter
 from pathlib import Path
 from random import Random
 
-from trainers.data.synthetic_phrases import (
-    ASIDES,
-    BACKGROUND,
-    DOCUMENT_TITLES,
-    EXAMPLES,
-    GENERAL_RULES,
-    GREETINGS,
-    INTRODUCTIONS,
-    MOOD_AFTER,
-    MOOD_BEFORE,
-    QUESTION_AND_ANSWER,
-    REPLY_CLOSERS,
-    REPLY_OPENERS,
-    SIGN_OFFS,
-    TOPICS,
-    Case,
-    Topic,
-)
+from trainers.data import synthetic_phrases as phrases
+from trainers.data.synthetic_phrases import TOPICS, Case, Topic
 
 INTENTS: tuple[str, ...] = tuple(TOPICS)
 FINANCE_TERMS: dict[str, tuple[str, ...]] = {intent: tuple(topic.glossary) for intent, topic in TOPICS.items()}
@@ -41,6 +25,7 @@ FINANCE_TERMS: dict[str, tuple[str, ...]] = {intent: tuple(topic.glossary) for i
 CHANNELS = ("app", "e-mail", "phone", "branch")
 SEGMENTS = ("retail", "student", "business", "premium")
 LONGEST_MESSAGE = 70  # words
+VAGUE_SHARE = 0.06  # of the messages; several intents fit each of them
 
 # What a segment asks about three times as often as the others do.
 LEANINGS = {
@@ -49,86 +34,6 @@ LEANINGS = {
     "business": ("transfer_limit", "transfer_pending", "currency_exchange", "statement_request"),
     "premium": ("mortgage_rate", "savings_interest", "loan_early_repayment", "fraud_report"),
 }
-
-MONTHS = tuple(["January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December"])
-WEEKDAYS = tuple(["Monday", "Tuesday", "Wednesday", "Thursday", "Friday"])
-CITIES = tuple(
-    [
-        "Leeds",
-        "Bristol",
-        "Dublin",
-        "Cork",
-        "Lyon",
-        "Nantes",
-        "Utrecht",
-        "Ghent",
-        "Porto",
-        "Graz",
-        "Basel",
-        "Turin",
-        "Malmo",
-        "Aarhus",
-        "Tampere",
-    ]
-)
-TRIPS = tuple(
-    ["Norway", "Japan", "Canada", "Brazil", "Morocco", "Turkey", "Iceland", "Mexico", "Vietnam", "Kenya", "Thailand", "Chile", "Croatia"]
-)
-NAMES = tuple(
-    [
-        "Anna",
-        "Ben",
-        "Clara",
-        "David",
-        "Elena",
-        "Farid",
-        "Greta",
-        "Hugo",
-        "Ines",
-        "Jonas",
-        "Karin",
-        "Liam",
-        "Mira",
-        "Nadia",
-        "Oscar",
-        "Petra",
-        "Quentin",
-        "Rosa",
-        "Samir",
-        "Tessa",
-        "Ugo",
-        "Vera",
-        "Wim",
-        "Yara",
-        "Zoe",
-    ]
-)
-MERCHANTS = (
-    "Pinecrest Grocers", "Brightfold Energy", "Kestrovel Mobile", "Oakline Furniture", "Nimbora Streaming",
-    "Quayside Coffee House", "Ferrant Garage", "Velodrift Cycles", "Pagewell Books", "Skyhopper Travel",
-    "Tallow Street Pharmacy", "Ironpatch Gym", "Lanternbay Hotel", "Copperkettle Kitchenware", "Zestgarden Market",
-    "Mossgreen Insurance", "Bluefin Electronics", "Threadmill Fashion", "Sunnyfield Petrol", "Orchard Lane Toys",
-)  # fmt: skip
-BANKS = ("Northquay Bank", "Tallis Savings", "Ostermere Bank", "Veldan Direct", "Castelline Credit", "Pendrake Mutual")
-PAYEES = (
-    "my landlord", "my sister", "my brother", "my flatmate", "our supplier", "my builder", "my mother", "the school",
-    "the dentist", "our accountant", "my daughter", "a friend", "the tax office", "the car dealer", "my cousin",
-)  # fmt: skip
-PLACES = (
-    "on the bus", "in a taxi", "at the gym", "on the train", "in a restaurant", "at the airport", "on the beach",
-    "in the supermarket", "at a concert", "at the station", "in a hotel", "at the petrol station", "at the market",
-)  # fmt: skip
-STREETS = ("Willow Lane", "Mill Road", "Harbour Street", "Station Road", "Chestnut Avenue", "Church Hill", "Canal Walk")
-AGO = (
-    "yesterday", "last night", "this morning", "two days ago", "three days ago", "on Saturday", "over the weekend",
-    "last week", "an hour ago", "on Monday", "a week ago", "earlier today",
-)  # fmt: skip
-CURRENCIES = (
-    "US dollars", "Swiss francs", "Swedish kronor", "Polish zloty", "Japanese yen", "British pounds",
-    "Canadian dollars", "Czech koruna", "Norwegian kroner", "Turkish lira",
-)  # fmt: skip
-WAITS = ("three days", "four days", "a week", "ten days", "two weeks", "almost a month")
-SMALL_COUNTS = ("two", "three", "four", "five", "seven", "ten")
 
 
 def _money(rng: Random, low: float, high: float, step: float) -> str:
@@ -143,8 +48,8 @@ def _amount(rng: Random) -> str:
 
 def _date(rng: Random) -> str:
     if rng.random() < 0.5:
-        return f"{rng.randint(1, 28)} {rng.choice(MONTHS)}"
-    return rng.choice((f"the {rng.randint(4, 20)}th", rng.choice(WEEKDAYS)))
+        return f"{rng.randint(1, 28)} {rng.choice(phrases.MONTHS)}"
+    return rng.choice((f"the {rng.randint(4, 20)}th", rng.choice(phrases.WEEKDAYS)))
 
 
 def _one_of(values: Sequence[str]) -> Callable[[Random], str]:
@@ -154,33 +59,34 @@ def _one_of(values: Sequence[str]) -> Callable[[Random], str]:
 # What a customer may mention: a reply speaks of it only when the message did.
 CUSTOMER_SLOTS: dict[str, Callable[[Random], str]] = {
     "age": lambda rng: str(rng.randint(25, 28)),
-    "ago": _one_of(AGO),
+    "ago": _one_of(phrases.AGO),
     "amount": _amount,
-    "bank": _one_of(BANKS),
+    "bank": _one_of(phrases.BANKS),
     "card": lambda rng: f"{rng.randrange(10_000):04d}",
-    "city": _one_of(CITIES),
-    "currency": _one_of(CURRENCIES),
+    "city": _one_of(phrases.CITIES),
+    "currency": _one_of(phrases.CURRENCIES),
     "date": _date,
     "home": lambda rng: _money(rng, 90_000, 480_000, 5_000),
     "large": lambda rng: _money(rng, 3_000, 60_000, 500),
-    "merchant": _one_of(MERCHANTS),
-    "month": _one_of(MONTHS),
-    "name": _one_of(NAMES),
-    "payee": _one_of(PAYEES),
+    "merchant": _one_of(phrases.MERCHANTS),
+    "month": _one_of(phrases.MONTHS),
+    "name": _one_of(phrases.NAMES),
+    "payee": _one_of(phrases.PAYEES),
     "percent": lambda rng: f"{rng.choice((10, 15, 20, 25, 30, 40))} per cent",
-    "place": _one_of(PLACES),
+    "place": _one_of(phrases.PLACES),
     "rate": lambda rng: f"{rng.uniform(1.2, 6.9):.2f}%",
+    "shop": _one_of(phrases.SHOPS),
     "small": lambda rng: _money(rng, 3, 45, 0.1),
-    "street": lambda rng: f"{rng.randint(1, 120)} {rng.choice(STREETS)}",
-    "trip": _one_of(TRIPS),
-    "wait": _one_of(WAITS),
+    "street": lambda rng: f"{rng.randint(1, 120)} {rng.choice(phrases.STREETS)}",
+    "trip": _one_of(phrases.TRIPS),
+    "wait": _one_of(phrases.WAITS),
     "year": lambda rng: str(rng.randint(2016, 2024)),
     "years": lambda rng: str(rng.choice((5, 10, 12, 15, 20, 25, 30))),
 }
 # What the bank knows or decides.
 BANK_SLOTS: dict[str, Callable[[Random], str]] = {
     "cutoff": _one_of(("3 pm", "4 pm", "5 pm", "6 pm")),
-    "days": _one_of(SMALL_COUNTS),
+    "days": _one_of(phrases.SMALL_COUNTS),
     "fee": _one_of(("€5", "€7.50", "€10", "€12", "€15", "€20", "€25")),
     "hours": _one_of(("12", "24", "36", "48", "72")),
     "limit": _one_of(("€1,000", "€2,000", "€2,500", "€5,000", "€10,000")),
@@ -291,40 +197,55 @@ def _make_ticket(customer: _Customer, rng: Random) -> Ticket:
     intent = rng.choices(INTENTS, [3 if intent in leanings else 1 for intent in INTENTS])[0]
     channel = customer.channel if rng.random() < 0.7 else rng.choice(CHANNELS)
     budget = min(LONGEST_MESSAGE, round(rng.lognormvariate(2.95, 0.65)))
-    message, reply = _exchange(TOPICS[intent], customer, channel, budget, rng)
+    message, reply = _exchange(intent, customer, channel, budget, rng)
     if channel in ("app", "e-mail"):
         message = _type_as(customer.habit, message, rng)
     return Ticket(customer.id, channel, customer.segment, intent, message, reply, find_terms(reply))
 
 
-def _exchange(topic: Topic, customer: _Customer, channel: str, budget: int, rng: Random) -> tuple[str, str]:
+def _exchange(intent: str, customer: _Customer, channel: str, budget: int, rng: Random) -> tuple[str, str]:
     """A message of about `budget` words and the reply to it."""
+    topic = TOPICS[intent]
     case = rng.choice(topic.cases)
-    mood = rng.choice(("neutral", "polite", "hurried") if topic.calm else tuple(MOOD_BEFORE))
-    concern = _vary(rng.choice(case.short if budget < 11 else case.asks), rng)
-    around = _frame(topic, case, customer.segment, channel, mood, rng)
+    mood = rng.choice(("neutral", "polite", "hurried") if topic.calm else tuple(phrases.MOOD_BEFORE))
+    concern = _vary(rng.choice(_concerns(intent, case, budget, rng)), rng)
+    around = _frame(intent, case, customer.segment, channel, mood, rng)
     facts = _Facts(rng, customer.fixed)
     message = facts.fill(_compose(concern, around, budget))
     return message, facts.fill(_answer(topic, case, concern, mood, facts, rng))
 
 
+def _concerns(intent: str, case: Case, budget: int, rng: Random) -> Sequence[str]:
+    if rng.random() < VAGUE_SHARE:
+        return [line for intents, lines in phrases.VAGUE.items() if intent in intents for line in lines]
+    return case.short if budget < 11 else case.asks
+
+
 _CONCERN = 3  # its place in a message, among the places below
 
 
-def _frame(topic: Topic, case: Case, segment: str, channel: str, mood: str, rng: Random) -> list[tuple[int, str]]:
+def _frame(intent: str, case: Case, segment: str, channel: str, mood: str, rng: Random) -> list[tuple[int, str]]:
     """What may stand around the concern, each with its place in the message, in random order."""
-    other_areas = [area for area in ASIDES if area != topic.area]
     around = [
-        (0, rng.choice(GREETINGS[channel])),
-        (1, rng.choice(MOOD_BEFORE[mood])),
-        (2, rng.choice(BACKGROUND[segment])),
+        (0, rng.choice(phrases.GREETINGS[channel])),
+        (1, rng.choice(phrases.MOOD_BEFORE[mood])),
+        (2, rng.choice(phrases.BACKGROUND[segment])),
         *((4, detail) for detail in rng.sample(case.details, 3)),
-        (5, rng.choice(ASIDES[rng.choice(other_areas)])),
-        (6, rng.choice(MOOD_AFTER[mood])),
-        (7, rng.choice(SIGN_OFFS[channel])),
+        (5, _aside(intent, rng)),
+        (6, rng.choice(phrases.MOOD_AFTER[mood])),
+        (7, rng.choice(phrases.SIGN_OFFS[channel])),
     ]
     rng.shuffle(around)
     return [(place, _vary(template, rng)) for place, template in around]
+
+
+def _aside(intent: str, rng: Random) -> str:
+    """Something else that the customer mentions, in the words of other intents."""
+    if rng.random() < 0.5:
+        return rng.choice(phrases.ASIDES[rng.choice([area for area in phrases.ASIDES if area != TOPICS[intent].area])])
+    other = rng.choice([topic for name, topic in TOPICS.items() if name != intent])
+    quoted = _vary(rng.choice(rng.choice(other.cases).short), rng).rstrip("?")
+    return rng.choice(phrases.OTHER_MATTERS).replace("{other}", _SLOT.sub(r"{\g<1>8}", quoted))
 
 
 def _compose(concern: str, around: list[tuple[int, str]], budget: int) -> str:
@@ -361,20 +282,21 @@ def _answer(topic: Topic, case: Case, concern: str, mood: str, facts: _Facts, rn
 
     sentences = [choose(case.answers)]
     if rng.random() < 0.5:
-        sentences.insert(0, choose(REPLY_OPENERS[mood]))
+        sentences.insert(0, choose(phrases.REPLY_OPENERS[mood]))
     if rng.random() < 0.65:
         sentences.append(choose(topic.steps))
     if rng.random() < 0.3:
-        sentences.append(choose(REPLY_CLOSERS))
+        sentences.append(choose(phrases.REPLY_CLOSERS))
     return " ".join(sentences)
 
 
 def _suitable(templates: Iterable[str], concern: str, facts: _Facts) -> list[str]:
     """The templates made for this concern by their `[word/word]`, else those made for any."""
-    special, general = [], []
+    special: list[str] = []
+    general: list[str] = []
     for template in templates:
         words, _, text = template[1:].partition("]") if template.startswith("[") else ("", "", template)
-        if facts.know_all_of(text) and any(word in concern.lower() for word in words.split("/")):
+        if facts.know_all_of(text) and any(f" {word}" in f" {concern.lower()}" for word in words.split("/")):
             (special if words else general).append(text)
     return special or general
 
@@ -415,37 +337,38 @@ def generate_policy_documents(count: int, *, seed: int) -> Iterator[str]:
     """Yields `count` plain-text policies, guides and lists of questions: a title line, then paragraphs."""
     rng = Random(f"policies {seed}")
     for _ in range(count):
-        yield _make_document(TOPICS[rng.choice(INTENTS)], rng)
+        yield _make_document(rng.choice(INTENTS), rng)
 
 
-def _make_document(topic: Topic, rng: Random) -> str:
+def _make_document(intent: str, rng: Random) -> str:
+    topic = TOPICS[intent]
     facts = _Facts(rng, {"subject": topic.subject})
-    title = facts.fill(_vary(rng.choice(DOCUMENT_TITLES), rng))
+    title = facts.fill(_vary(rng.choice(phrases.DOCUMENT_TITLES), rng))
     rules = _shuffle_rules(topic, rng)
     style = rng.choice(_DOCUMENT_STYLES)
-    opening = [rng.choice(INTRODUCTIONS), rules.pop(), rules.pop()]
+    opening = [rng.choice(phrases.INTRODUCTIONS), rules.pop(), rules.pop()]
     paragraphs = [facts.fill(_vary(" ".join(opening), rng))]
     target = rng.triangular(90, 250, 170)
     while sum(len(paragraph.split()) for paragraph in paragraphs) < target:
-        paragraphs.append(_make_paragraph(rng.choice(style), topic, rules, facts, rng))
+        paragraphs.append(_make_paragraph(rng.choice(style), intent, rules, facts, rng))
     return "\n\n".join([title, *paragraphs])
 
 
 def _shuffle_rules(topic: Topic, rng: Random) -> list[str]:
     """Sentences to pop from the end: those of the topic with a few general ones among them, then the rest."""
-    general = rng.sample(GENERAL_RULES, len(GENERAL_RULES))
+    general = rng.sample(phrases.GENERAL_RULES, len(phrases.GENERAL_RULES))
     special = [*topic.rules, *topic.glossary.values(), *general[:3]]
     return general[3:] + rng.sample(special, len(special))
 
 
-def _make_paragraph(kind: str, topic: Topic, rules: list[str], facts: _Facts, rng: Random) -> str:
+def _make_paragraph(kind: str, intent: str, rules: list[str], facts: _Facts, rng: Random) -> str:
     if kind == "rules":
         sentences = [rules.pop() for _ in range(rng.randint(2, 4))]
         return facts.fill(_vary(" ".join(sentences), rng))
     asker = _make_customer(0, rng)
     channel = rng.choice(("app", "e-mail"))
-    question, answer = _exchange(topic, asker, channel, rng.randint(6, 34), rng)
-    frame = _vary(rng.choice(EXAMPLES if kind == "example" else QUESTION_AND_ANSWER), rng)
+    question, answer = _exchange(intent, asker, channel, rng.randint(6, 34), rng)
+    frame = _vary(rng.choice(phrases.EXAMPLES if kind == "example" else phrases.QUESTION_AND_ANSWER), rng)
     facts = _Facts(rng, asker.fixed | {"segment": asker.segment, "question": question, "answer": answer})
     return facts.fill(frame).replace(" // ", "\n")
 

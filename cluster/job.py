@@ -1,0 +1,141 @@
+"""The job: a YAML file by a person's hand, `config.json` by the machine's. Imports no torch and no ray."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field
+
+from trainers.config import Auto, Part, TrainConfig, validate
+from trainers.errors import ConfigError
+
+# A block written as one value: `model: DIR` says `model: {path: DIR}`.
+_SHORTHAND = {"model": "path", "method": "type", "data": "train", "zero": "stage"}
+
+
+class ClusterConfig(Part):
+    address: str | None = None
+    """Of an existing Ray cluster (`auto`, `HOST:PORT`); null starts Ray on this machine for the run."""
+    workers: Annotated[int, Field(ge=1)] | Auto = "auto"
+    """Training processes; auto is one for each GPU, or one where there are none."""
+    gpus_per_worker: Annotated[int, Field(ge=0, le=1)] | Auto = "auto"
+    cpus_per_worker: int = Field(1, ge=1)
+    max_failures: int = Field(3, ge=0)
+    """How often a failed group of workers is started again from the last checkpoint."""
+
+
+class JobSpec(TrainConfig):
+    """A training run and the workers it runs on."""
+
+    cluster: ClusterConfig = ClusterConfig()
+
+
+def load_job(path: Path, overrides: Sequence[str] = ()) -> JobSpec:
+    """Read a job file, apply `key.sub=value` overrides, make its paths absolute (they are relative to the file). Raises ConfigError."""
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}", "`consortium init DIR` writes a job file to start from") from error
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigError(f"{where}: not YAML ({getattr(error, 'problem', None) or error})") from error
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{path}: expected fields like `task: sft`, got {type(values).__name__}", "`consortium init DIR` writes a job file"
+        )
+    for override in overrides:
+        _override(values, override)
+    values.setdefault("name", path.stem)
+    job = validate(JobSpec, values, source=str(path))
+    return _absolute(job, path.resolve().parent)
+
+
+def read_job(run_dir: Path) -> JobSpec:
+    """The resolved job of a run directory. Raises ConfigError."""
+    path = run_dir / "config.json"
+    if not path.is_file():
+        raise ConfigError(f"{run_dir} is no run directory: it has no config.json", "a run directory is OUTPUT/NAME of a job")
+    return validate(JobSpec, json.loads(path.read_text()), source=str(path))
+
+
+def write_job(job: JobSpec) -> Path:
+    """Make the run directory (for its owner only) and write config.json into it; the directory."""
+    job.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = job.run_dir / "config.json"
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(job.model_dump_json(indent=1))
+    temporary.rename(path)
+    return job.run_dir
+
+
+def _override(values: dict[str, Any], text: str) -> None:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise ConfigError(f"--set {text}: expected FIELD=VALUE", "as in --set train.learning_rate=1e-4")
+    *blocks, field = name.split(".")
+    place = values
+    for block in blocks:
+        inner = place.get(block)
+        if not isinstance(inner, dict):
+            place[block] = {} if inner is None else {_SHORTHAND.get(block, "value"): inner}
+        elif block == "method" and len(inner) == 1 and "type" not in inner:  # {lora: {...}}
+            kind, body = next(iter(inner.items()))
+            place[block] = {"type": kind, **(body or {})}
+        place = place[block]
+    place[field] = _number(yaml.safe_load(value))
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 takes 1e-4 for text; a person does not."""
+    try:
+        return float(value) if isinstance(value, str) and value[:1].isdigit() else value
+    except ValueError:
+        return value
+
+
+def _absolute(job: JobSpec, folder: Path) -> JobSpec:
+    values = job.model_dump()
+    data, model = values["data"], values["model"]
+    for side in ("train", "validation"):
+        data[side] = [folder / path for path in data[side]]
+    if model["add_tokens"]:
+        model["add_tokens"] = folder / model["add_tokens"]
+    model["path"] = _model_path(model["path"], folder)
+    values["output"] = Path(os.path.abspath(values["output"]))
+    return JobSpec.model_validate(values)
+
+
+def _model_path(path: str, folder: Path) -> str:
+    """A directory beside the job file, or as it is: an absolute path or a hub id."""
+    local = (folder / Path(path).expanduser()).resolve()
+    return str(local) if local.exists() or path.startswith((".", "~")) else path
+
+
+# What may change between the start of a run and its continuation: it decides where and how it runs, not what it computes.
+_FREE = ("cluster", "zero", "output", "tracking", "name", "checkpoint", "train.micro_batch_tokens", "train.activation_checkpointing",
+         "train.compile", "train.eval_every", "train.early_stopping")  # fmt: skip
+
+
+def check_continues(job: JobSpec) -> None:
+    """Raise ConfigError when the run directory holds a run that `job` cannot continue, naming the fields that differ."""
+    if not (job.run_dir / "events.jsonl").exists():
+        return
+    before, now = (dict(_flat(spec.model_dump(mode="json"))) for spec in (read_job(job.run_dir), job))
+    changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name) and not name.startswith(_FREE))
+    if changed:
+        listed = ", ".join(f"{name} (was {before.get(name)}, is {now.get(name)})" for name in changed[:5])
+        raise ConfigError(f"{job.run_dir} holds a run of another job: {listed}", "give this one another name: --set name=NAME")
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

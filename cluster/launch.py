@@ -1,0 +1,189 @@
+"""A job on Ray Train: workers, retries, resources. The one file that imports ray.train.
+
+Ray is told how often to start a failed group again; where to go on from is the business of our own checkpoints, which every start of a
+worker looks for. What the user can mend ends a run at once and is not retried.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import threading
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import ray
+import ray.exceptions
+
+from cluster.errors import ClusterTooSmall, ClusterUnreachable, WorkersFailed
+from cluster.job import JobSpec, check_continues, write_job
+from trainers.defaults import Choice, Hardware, resolve
+from trainers.errors import TrainersError
+from trainers.events import Event, EventLog, Listener
+from trainers.lease import check_free
+from trainers.report import write_report
+
+_FOLLOW_SECONDS = 0.2
+
+
+def launch(job: JobSpec, listener: Listener) -> dict[str, Any]:
+    """Run a job to its end on Ray; its report. `listener` sees the run's events as they are written.
+
+    Raises TrainersError as the workers did, ClusterTooSmall, ClusterUnreachable, or WorkersFailed when `cluster.max_failures` is used up.
+    """
+    check_free(job.run_dir)
+    with connected(job.cluster.address, workers=job.cluster.workers, cpus=job.cluster.cpus_per_worker):
+        job, choices = place_workers(job, ray.cluster_resources())
+        for choice in choices:
+            listener.on_event({"event": "choice", **choice.as_dict()})
+        check_continues(job)
+        run_dir = write_job(job)
+        with _following(run_dir / "events.jsonl", listener) as seen:
+            error = _fit(job, run_dir)
+    _raise_failure(run_dir, seen, error)
+    return dict(json.loads((run_dir / "report.json").read_text()))
+
+
+@contextlib.contextmanager
+def connected(address: str | None, *, workers: int | str, cpus: int) -> Iterator[None]:
+    """A connection to a cluster, or a Ray of our own on this machine, stopped afterwards. Raises ClusterUnreachable."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
+    if ray.is_initialized():
+        yield
+        return
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    try:
+        if address is None:
+            wanted = workers * cpus if isinstance(workers, int) else 1
+            ray.init("local", num_cpus=max(wanted, os.cpu_count() or 1), include_dashboard=False, **quiet)
+        else:
+            ray.init(address, **quiet)
+    except (ConnectionError, ray.exceptions.AuthenticationError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ClusterUnreachable(f"cannot connect to Ray at {address or 'this machine'}: {reason}",
+                                 "is the head running there, and RAY_AUTH_TOKEN or ~/.ray/auth_token its token?") from error  # fmt: skip
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def place_workers(job: JobSpec, resources: Mapping[str, float]) -> tuple[JobSpec, list[Choice]]:
+    """The job with workers, GPUs and every other `auto` decided that a cluster with these resources decides, and why.
+
+    Raises ClusterTooSmall when the cluster can never provide the workers: says what it has.
+    """
+    cluster, choices = job.cluster, []
+    gpus = int(resources.get("GPU", 0))
+    per_worker = cluster.gpus_per_worker
+    if per_worker == "auto":
+        per_worker = 1 if gpus else 0
+        choices.append(Choice("cluster.gpus_per_worker", per_worker, f"the cluster has {gpus} GPUs" if gpus else "the cluster has no GPU"))
+    workers = cluster.workers
+    if workers == "auto":
+        workers = gpus if per_worker else 1
+        choices.append(Choice("cluster.workers", workers, "one for each GPU" if per_worker else "no GPU: one process uses the cores"))
+    cpus = int(resources.get("CPU", 0))
+    if workers * per_worker > gpus or workers * cluster.cpus_per_worker > cpus:
+        needs = f"{workers} workers need {workers * cluster.cpus_per_worker} CPUs and {workers * per_worker} GPUs"
+        raise ClusterTooSmall(
+            f"{needs}, the cluster has {cpus} CPUs and {gpus} GPUs", "lower cluster.workers, or set cluster.gpus_per_worker: 0 for CPU"
+        )
+    placed = job.model_copy(update={"cluster": cluster.model_copy(update={"workers": max(1, workers), "gpus_per_worker": per_worker})})
+    device: Literal["cuda", "cpu"] = "cuda" if per_worker else "cpu"
+    resolved, more = resolve(placed, Hardware(device, max(1, workers)))
+    return JobSpec.model_validate(resolved.model_dump()), choices + more
+
+
+def _fit(job: JobSpec, run_dir: Path) -> BaseException | None:
+    """Ray Train's own error, if the group failed for good."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    gpus = int(job.cluster.gpus_per_worker)
+    resources = {"CPU": float(job.cluster.cpus_per_worker)} | ({"GPU": float(gpus)} if gpus else {})
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"run_dir": str(run_dir), "run_id": uuid.uuid4().hex},
+        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        scaling_config=ScalingConfig(num_workers=int(job.cluster.workers), use_gpu=gpus > 0, resources_per_worker=resources),
+        run_config=RunConfig(
+            name=f"{job.name}-{uuid.uuid4().hex[:8]}",
+            storage_path=str(run_dir / "ray"),
+            failure_config=FailureConfig(max_failures=job.cluster.max_failures),
+            worker_runtime_env={"env_vars": {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}},
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:  # Ray wraps whatever the workers raised in types of its own
+        return error
+    return None
+
+
+def _worker(config: dict[str, str]) -> None:
+    """What Ray runs in each worker. A TrainersError is final: it is in the run's events, and returning keeps Ray from trying again."""
+    from trainers.worker import train
+
+    with contextlib.suppress(TrainersError):
+        train(Path(config["run_dir"]), run_id=config["run_id"])
+
+
+def _raise_failure(run_dir: Path, seen: list[Event], error: BaseException | None) -> None:
+    """Turn how the run ended into the exception the workers had; workers that could not say so are spoken for here."""
+    last = next((event for event in reversed(seen) if event["event"] in ("end", "failure")), None)
+    if error is None and last is not None and last["event"] == "end":
+        return
+    if last is not None and last["event"] == "failure":
+        failure = TrainersError(last["message"], last["hint"])
+        failure.exit_code = last["exit_code"]
+        raise failure
+    lines = str(error).strip().splitlines() if error is not None else []
+    failed = WorkersFailed(
+        f"the workers failed and were not started again: {lines[-1] if lines else 'they ended without a result'}",
+        f"once the cause is gone: consortium resume {run_dir}",
+    )
+    log = EventLog(run_dir / "events.jsonl")
+    step = max((event["step"] for event in seen if event["event"] == "step"), default=0)
+    log.emit("failure", step=step, error="WorkersFailed", message=failed.message, hint=failed.hint, exit_code=failed.exit_code)
+    log.close()
+    write_report(run_dir)
+    raise failed from error
+
+
+@contextlib.contextmanager
+def _following(path: Path, listener: Listener) -> Iterator[list[Event]]:
+    """Show a run's events to `listener` while it writes them; the list fills with those of this launch."""
+    seen: list[Event] = []
+    stop = threading.Event()
+    position = path.stat().st_size if path.exists() else 0
+
+    def drain() -> None:
+        nonlocal position
+        if not path.exists():
+            return
+        with path.open("rb") as stream:
+            stream.seek(position)
+            for line in stream:
+                if not line.endswith(b"\n"):
+                    break
+                position += len(line)
+                seen.append(json.loads(line))
+                listener.on_event(seen[-1])
+
+    def follow() -> None:
+        while not stop.wait(_FOLLOW_SECONDS):
+            drain()
+
+    thread = threading.Thread(target=follow, daemon=True, name="events")
+    thread.start()
+    try:
+        yield seen
+    finally:
+        stop.set()
+        thread.join()
+        drain()
+        listener.close()

@@ -1,0 +1,3 @@
+from consortium.main import main
+
+main()

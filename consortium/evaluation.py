@@ -1,0 +1,257 @@
+"""The commands that use a trained model: evaluate, predict, export."""
+
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from cluster.job import read_job
+from trainers.config import DataConfig, ModelConfig, Task
+from trainers.data.formats import Chat
+from trainers.data.masking import render
+from trainers.errors import ConfigError, DataError, ModelError
+from trainers.evaluate import Item, Scored, answers, class_probabilities, read_items, reference_of, score, summarise, summarise_by
+from trainers.model import Loaded, base_of, load_base, load_finetuned, load_model_config, load_tokenizer, merge, shape_of
+from trainers.worker import quiet
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+LONGEST = 4096
+
+
+@dataclass(frozen=True)
+class Target:
+    """A trained model and what is known of how it was trained."""
+
+    folder: Path
+    model: ModelConfig
+    task: Task
+    data: DataConfig | None
+
+    @property
+    def max_length(self) -> int:
+        known = shape_of(self.model, self.task).longest_input or LONGEST
+        asked = self.data.max_length if self.data is not None else "auto"
+        return min(known, LONGEST) if asked == "auto" else asked
+
+
+def evaluate_model(
+    path: Path,
+    file: Path,
+    *,
+    by: str | None,
+    label: str | None,
+    terms: str | None,
+    generate: bool,
+    review: Path | None,
+    base: bool,
+    limit: int | None,
+    as_json: bool,
+) -> dict[str, Any]:
+    """Score a model on a file and print the metrics; they are also written to evaluation.json beside the model of a run."""
+    quiet()
+    target = find_target(path)
+    data = (target.data or DataConfig(train=[file])).model_copy(update={"train": [file]})
+    items = read_items(data, target.task, file, limit=limit)
+    loaded = load_target(target, base=base)
+    with Console(stderr=True).status("scoring") as status:
+        scored = score(
+            loaded, target.task, items, max_length=target.max_length, label_column=label, terms_column=terms,
+            generate=generate or (review is not None and target.task != "classify"),
+            progress=lambda done, total: status.update(f"scoring {done}/{total}"),
+        )  # fmt: skip
+    metrics = summarise(scored)
+    if by is not None:
+        metrics["by"] = {by: summarise_by(scored, items, by)}
+    if review is not None:
+        _write_review(review, items, scored)
+        console.print(f"  sheet for marking: {review}")
+    if as_json:
+        print(json.dumps(metrics))
+    else:
+        show_metrics(metrics, Console(highlight=False, soft_wrap=True))
+    return metrics
+
+
+def predict_lines(path: Path, source: str, *, abstain_below: float) -> None:
+    """Answer each line of a file or of standard input, one JSON object a line, in order."""
+    quiet()
+    target = find_target(path)
+    loaded = load_target(target)
+    for lines in _chunks(source, 64):
+        for line, (answer, confidence) in zip(lines, _predict(target, loaded, lines), strict=True):
+            abstained = confidence < abstain_below
+            print(json.dumps({"input": line, "answer": None if abstained else answer, "confidence": round(confidence, 4), "abstained": abstained},
+                             ensure_ascii=False), flush=True)  # fmt: skip
+
+
+def export_model(path: Path, output: Path, *, merge: bool) -> None:
+    """Write a trained model to a new directory: as it is, or with its adapter folded in."""
+    if output.exists():
+        raise ConfigError(f"{output} exists", "name a new directory")
+    quiet()
+    target = find_target(path)
+    if merge:
+        _merge(target, output)
+    else:
+        import shutil
+
+        shutil.copytree(target.folder, output)
+    console.print(f"  written: {output}")
+
+
+def _merge(target: Target, output: Path) -> None:
+    if not (target.folder / "adapter_config.json").exists():
+        raise ConfigError(f"{target.folder} has no adapter to merge", "export it without --merge")
+    full_precision = target.model.model_copy(update={"quantization": "none"})  # an adapter is folded into whole weights
+    merge(load_finetuned(target.folder, full_precision, target.task, device=torch.device("cpu")), output)
+
+
+def find_target(path: Path) -> Target:
+    """A run directory, an adapter directory or a model directory. Raises ModelError when it is none of them."""
+    if (path / "events.jsonl").exists():
+        return _run_target(path)
+    if (path / "adapter_config.json").exists():
+        model, task = base_of(path), "sft"
+        if json.loads((path / "adapter_config.json").read_text()).get("task_type") == "SEQ_CLS":
+            task = "classify"
+        return Target(path, _for_use(ModelConfig(path=model)), task, None)  # type: ignore[arg-type]
+    if not (path / "config.json").exists():
+        raise ModelError(f"{path}: neither a run, an adapter nor a model directory", "a run directory is OUTPUT/NAME of a job")
+    model_config = _for_use(ModelConfig(path=str(path)))
+    architectures = load_model_config(model_config).architectures or [""]
+    return Target(path, model_config, "classify" if "SequenceClassification" in architectures[0] else "sft", None)
+
+
+def _run_target(run_dir: Path) -> Target:
+    job = read_job(run_dir)
+    folder = run_dir / ("adapter" if job.method.type == "lora" else "model")
+    if not folder.exists():
+        raise ModelError(f"{run_dir} has no trained model yet", f"consortium resume {run_dir}")
+    return Target(folder, _for_use(job.model), job.task, job.data)
+
+
+def _for_use(model: ModelConfig) -> ModelConfig:
+    dtype = model.dtype if model.dtype != "auto" else ("bfloat16" if torch.cuda.is_available() else "float32")
+    return model.model_copy(update={"dtype": dtype})
+
+
+def load_target(target: Target, *, base: bool = False) -> Loaded:
+    """The trained model; with `base`, the one it was trained from. Raises ModelError."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not base:
+        return load_finetuned(target.folder, target.model, target.task, device=device)
+    if target.model.path == str(target.folder) or target.model.from_scratch or target.task == "classify":
+        raise ConfigError("--base: there is no model before training to compare with", "it was made from random weights, or has a new head")
+    tokenizer = load_tokenizer(target.model)
+    model = load_base(target.model, target.task, tokenizer, labels=[], device=device, seed=0)
+    return Loaded(model.to(device).eval(), model, tokenizer)
+
+
+def show_metrics(metrics: dict[str, Any], out: Console) -> None:
+    """Metrics as tables: the numbers, the classes worst first, the groups with their gaps."""
+    table = Table(box=None, show_header=False, padding=(0, 2))
+    for name, value in metrics.items():
+        if isinstance(value, (int, float)):
+            table.add_row(name, str(value) if isinstance(value, int) else f"{value:.4f}")
+    out.print(table)
+    if classes := metrics.get("per_class"):
+        _show_classes(classes, out)
+    for column, groups in metrics.get("by", {}).items():
+        _show_groups(column, groups, out)
+
+
+def _show_classes(classes: dict[str, dict[str, Any]], out: Console, most: int = 15) -> None:
+    table = Table("class", "precision", "recall", "F1", "false positives", "rows", box=None, padding=(0, 2), title_justify="left")
+    worst = sorted(classes.items(), key=lambda entry: entry[1]["f1"] if entry[1]["f1"] is not None else 2)
+    for name, scores in worst[:most]:
+        values = [scores[key] for key in ("precision", "recall", "f1", "false_positive_rate")]
+        table.add_row(name, *("-" if value is None else f"{value:.3f}" for value in values), str(scores["support"]))
+    out.print(table)
+    if len(worst) > most:
+        out.print(f"  ... {len(worst) - most} classes with a higher F1")
+
+
+def _show_groups(column: str, groups: dict[str, Any], out: Console) -> None:
+    table = Table(column, *groups["groups"], "gap", box=None, padding=(0, 2))
+    table.add_row("rows", *(str(values["rows"]) for values in groups["groups"].values()), "")
+    for name, gap in groups["gaps"].items():
+        values = (values.get(name) for values in groups["groups"].values())
+        table.add_row(name, *("-" if value is None else f"{value:.3f}" for value in values), f"[bold]{gap['gap']:.3f}[/]")
+    out.print(table)
+
+
+def _write_review(path: Path, items: list[Item], scored: Scored) -> None:
+    """A sheet an expert can mark: input, expected, answer, and empty columns for the marks."""
+    with path.open("w", newline="") as stream:
+        sheet = csv.writer(stream)
+        sheet.writerow(["row", "input", "expected", "answer", "correct (y/n)", "harmful (y/n)", "comment"])
+        for place, item in enumerate(items):
+            if scored.hypotheses is not None:
+                expected, answer = reference_of(item.content), scored.hypotheses[place]
+            else:
+                assert scored.truth is not None and scored.probabilities is not None
+                expected, answer = scored.truth[place], scored.labels[int(scored.probabilities[place].argmax())]
+            sheet.writerow([item.origin.rsplit(":", 1)[-1], _plain(item), _no_formula(expected), _no_formula(answer), "", "", ""])
+    path.chmod(0o600)
+
+
+def _plain(item: Item) -> str:
+    content = item.content
+    if isinstance(content, Chat):
+        return _no_formula("\n".join(f"{role}: {said}" for role, said in content.turns[:-1]))
+    return _no_formula(getattr(content, "prompt", None) or getattr(content, "text", ""))
+
+
+def _no_formula(text: str) -> str:
+    """A spreadsheet must show a customer's text, not run it."""
+    return "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
+def _chunks(source: str, size: int) -> Iterator[list[str]]:
+    if source != "-" and not Path(source).is_file():
+        raise DataError(f"--input {source}: no such file", "- reads standard input")
+    stream = sys.stdin if source == "-" else Path(source).open()
+    chunk: list[str] = []
+    with stream:
+        for line in stream:
+            if line.strip():
+                chunk.append(line.rstrip("\n"))
+            if len(chunk) == size:
+                yield chunk
+                chunk = []
+    if chunk:
+        yield chunk
+
+
+def _predict(target: Target, loaded: Loaded, lines: list[str]) -> list[tuple[str, float]]:
+    texts = [_text_of(line) for line in lines]
+    if target.task == "classify":
+        found = class_probabilities(loaded, texts, max_length=target.max_length)
+        names = loaded.base.config.id2label
+        return [(names[int(row.argmax())], float(row.max())) for row in found]
+    if target.task == "pretrain":
+        return answers(loaded, texts)
+    system = target.data.system_prompt if target.data is not None else None
+    before = [("system", system)] if system else []
+    return answers(loaded, [render(loaded.tokenizer, [*before, ("user", text)], generation_prompt=True) for text in texts])
+
+
+def _text_of(line: str) -> str:
+    """A line is the text itself, or a JSON object with a `text` or `prompt`."""
+    if not line.lstrip().startswith("{"):
+        return line
+    try:
+        values = json.loads(line)
+    except json.JSONDecodeError:
+        return line
+    text = values.get("text") or values.get("prompt")
+    if not isinstance(text, str):
+        raise DataError(f"expected a text or prompt in {line:.80}", "one JSON object a line, or plain text lines")
+    return text

@@ -1,0 +1,136 @@
+"""The command line. Everything heavy is imported inside the commands, so that `--help` answers at once."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trainers.errors import TrainersError
+
+app = typer.Typer(
+    name="consortium",
+    help="Fine-tune language models over Ray and DeepSpeed, on your own machines.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Look at data before training on it.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+JobFile = Annotated[Path, typer.Argument(help="Job file (YAML).", metavar="JOB.yaml")]
+RunDir = Annotated[Path, typer.Argument(help="Run directory.", metavar="RUN")]
+Set = Annotated[list[str], typer.Option("--set", help="Override a field: --set train.learning_rate=1e-4", metavar="FIELD=VALUE")]
+
+
+@app.command()
+def demo(output: Annotated[Path, typer.Option(help="Where data, model and runs go.")] = Path("demo")) -> None:
+    """Run the main job on generated data: pretrain a small model, fine-tune an adapter on it, compare. No network, a few minutes."""
+    from consortium.demo import run_demo
+
+    run_demo(output)
+
+
+@app.command()
+def init(folder: Annotated[Path, typer.Argument(help="New directory.", metavar="DIR")]) -> None:
+    """Write a commented job file with sample data."""
+    from consortium.init import write_starter
+
+    write_starter(folder)
+
+
+@app.command()
+def train(
+    job: JobFile,
+    set_: Set = [],  # noqa: B006
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the run of this name.")] = False,
+) -> None:
+    """Run a training job."""
+    from consortium.training import train_job
+
+    train_job(job, set_, resume=resume)
+
+
+@app.command()
+def resume(
+    run: RunDir,
+    workers: Annotated[int | None, typer.Option(help="Another number of workers than before.", min=1)] = None,
+) -> None:
+    """Continue an interrupted run at the next unseen sample, on as many workers as you like."""
+    from consortium.training import resume_run
+
+    resume_run(run, workers=workers)
+
+
+@app.command()
+def evaluate(
+    target: Annotated[Path, typer.Argument(help="Run directory, adapter, model directory.", metavar="RUN|MODEL")],
+    data: Annotated[Path, typer.Option(help="Rows to evaluate on.")],
+    by: Annotated[str | None, typer.Option(help="Column: every metric for each of its values, and the gap.")] = None,
+    label: Annotated[str | None, typer.Option(help="Column with the expected label of a written answer.")] = None,
+    terms: Annotated[str | None, typer.Option(help="Column with the domain terms an answer should use.")] = None,
+    generate: Annotated[bool, typer.Option(help="Write answers and score them (BLEU, ROUGE, exact match).")] = False,
+    review: Annotated[Path | None, typer.Option(help="Write a sheet for expert marking (CSV).")] = None,
+    base: Annotated[bool, typer.Option("--base", help="The model before training: the adapter left out.")] = False,
+    limit: Annotated[int | None, typer.Option(help="First rows only.", min=1)] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Score a model beyond its loss."""
+    from consortium.evaluation import evaluate_model
+
+    evaluate_model(target, data, by=by, label=label, terms=terms, generate=generate, review=review, base=base, limit=limit, as_json=json_)
+
+
+@app.command()
+def predict(
+    run: RunDir,
+    input_: Annotated[str, typer.Option("--input", help="Text lines or JSONL; - is standard input.", metavar="FILE|-")] = "-",
+    abstain_below: Annotated[float, typer.Option(help="Abstain when the confidence is lower.", min=0, max=1)] = 0.0,
+) -> None:
+    """Answer each input line with a confidence, as JSON lines."""
+    from consortium.evaluation import predict_lines
+
+    predict_lines(run, input_, abstain_below=abstain_below)
+
+
+@app.command()
+def export(
+    run: RunDir,
+    output: Annotated[Path, typer.Option(help="New directory for the model.")],
+    merge: Annotated[bool, typer.Option("--merge", help="Fold the adapter into the weights.")] = False,
+) -> None:
+    """Write the trained model for use elsewhere."""
+    from consortium.evaluation import export_model
+
+    export_model(run, output, merge=merge)
+
+
+@data_app.command("inspect")
+def data_inspect(
+    file: Annotated[Path, typer.Argument(help="JSONL, CSV, Parquet or dataset directory.", metavar="FILE")],
+    job: Annotated[Path | None, typer.Option(help="Job file whose data and model blocks apply.")] = None,
+    model: Annotated[str | None, typer.Option(help="Directory or hub id of the tokenizer, without a job file.")] = None,
+    task: Annotated[str, typer.Option(help="sft, pretrain or classify, without a job file.")] = "sft",
+    shown: Annotated[int, typer.Option(help="Examples shown in colour.", min=0)] = 3,
+) -> None:
+    """Row counts, lengths, bad rows, and what is learnt, in colour."""
+    from consortium.training import inspect_data
+
+    inspect_data(file, job, model, task, shown=shown)
+
+
+def main() -> None:
+    """Entry point: one line and a hint for what the user can mend, a traceback only with --debug."""
+    debug = "--debug" in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    try:
+        app()
+    except TrainersError as error:
+        if debug:
+            raise
+        print(f"error: {error}" + (f"\n  hint: {error.hint}" if error.hint else ""), file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted: `consortium resume RUN` goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
