@@ -9,6 +9,12 @@ from trainers.errors import ConfigError
 
 _LONGEST_BY_DEFAULT = 4096
 _EVALUATIONS_A_RUN = 10
+_CPU_TOKENS, _GPU_TOKENS = 2048, 32768
+_USABLE_SHARE = 0.85
+"""Of a GPU's memory; the rest is for CUDA itself, logits, communication and fragmentation."""
+_LASTING_SHARE = 0.7
+"""Above it, whole weights leave too little of a GPU for activations."""
+_QUANTIZED_BYTES = {"nf4": 0.53, "int8": 1.0}
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,9 @@ def resolve(config: TrainConfig, hardware: Hardware, shape: Shape | None = None)
     if shape is not None:
         choices += _length(config, shape)
         config = apply(config, choices)
-        choices += [c for c in (*_zero(config, hardware, shape), *_micro_batch(config, hardware, shape)) if c not in choices]
+        more = _zero(config, hardware, shape)
+        more += _micro_batch(apply(config, more), hardware, shape)
+        choices += more
     return apply(config, choices), choices
 
 
@@ -115,14 +123,11 @@ def _length(config: TrainConfig, shape: Shape) -> list[Choice]:
                 f"data.max_length: {asked} is beyond the model's {longest} positions", f"set data.max_length: {longest} or less"
             )
         return []
-    value = min(longest or _LONGEST_BY_DEFAULT, _LONGEST_BY_DEFAULT)
-    return [
-        Choice(
-            "data.max_length",
-            value,
-            "the model's longest input" if value == longest else f"the model's longest input, at most {_LONGEST_BY_DEFAULT}",
-        )
-    ]
+    if longest is None:
+        return [Choice("data.max_length", _LONGEST_BY_DEFAULT, "the model names no longest input")]
+    if longest <= _LONGEST_BY_DEFAULT:
+        return [Choice("data.max_length", longest, "the model's longest input")]
+    return [Choice("data.max_length", _LONGEST_BY_DEFAULT, f"of the model's {longest} positions; set more where examples are longer")]
 
 
 def _zero(config: TrainConfig, hardware: Hardware, shape: Shape) -> list[Choice]:
@@ -132,55 +137,74 @@ def _zero(config: TrainConfig, hardware: Hardware, shape: Shape) -> list[Choice]
         return [Choice("zero.stage", 3, "offloading parameters needs it")]
     if hardware.workers == 1:
         return [Choice("zero.stage", 1, "one worker: nothing to shard")]
-    states = 12 * shape.parameters if config.method.type == "full" else 0
-    needed = _weight_bytes(config, shape) + (2 * shape.parameters + states / hardware.workers if config.method.type == "full" else 0)
-    if hardware.memory_bytes is not None and needed > 0.7 * hardware.memory_bytes and config.model.quantization == "none":
-        return [Choice("zero.stage", 3, f"weights of {_gb(needed)} do not fit beside activations in {_gb(hardware.memory_bytes)}")]
-    return [Choice("zero.stage", 2, "weights fit on each worker; gradients and optimizer states are sharded")]
+    needed = _lasting_bytes(config, hardware, shape, stage=2)
+    if hardware.memory_bytes is None or needed <= _LASTING_SHARE * hardware.memory_bytes:
+        return [Choice("zero.stage", 2, "weights fit on each worker; gradients and optimizer states are sharded")]
+    if config.model.quantization != "none":
+        return [Choice("zero.stage", 2, "quantised weights stay whole on each worker")]
+    return [Choice("zero.stage", 3, f"weights are sharded too: with them whole, {_gb(needed)} of {_gb(hardware.memory_bytes)} were taken")]
 
 
 def _micro_batch(config: TrainConfig, hardware: Hardware, shape: Shape) -> list[Choice]:
-    length = config.data.max_length
-    assert isinstance(length, int)
-    tokens, checkpointing = config.train.micro_batch_tokens, config.train.activation_checkpointing
+    """Tokens of a forward pass, and whether activations are computed again in the backward pass (Chen et al. 2016)."""
+    length, tokens, checkpointing = config.data.max_length, config.train.micro_batch_tokens, config.train.activation_checkpointing
+    assert isinstance(length, int) and config.zero.stage != "auto"
     choices = []
     if hardware.device == "cpu" or hardware.memory_bytes is None:
-        chosen, reason, fits = max(2048, length), "enough to keep the cores busy", True
-    else:
-        room = (
-            0.85 * hardware.memory_bytes
-            - _weight_bytes(config, shape) / (hardware.workers if config.zero.stage == 3 else 1)
-            - _state_bytes(config, hardware, shape)
-        )
-        per_token = 2 * shape.layers * (7 * shape.hidden_size + 4 * shape.intermediate_size)
-        fits = room >= per_token * length
-        if not fits or checkpointing is True:
-            per_token = 2 * shape.layers * shape.hidden_size + per_token // shape.layers
-        chosen = max(length, min(32768, int(room / per_token) // 256 * 256))
-        reason = f"about {_gb(per_token * chosen)} of activations in {_gb(hardware.memory_bytes)}"
+        if checkpointing == "auto":
+            choices.append(Choice("train.activation_checkpointing", False, "main memory is taken to be large enough"))
+        if tokens == "auto":
+            choices.append(Choice("train.micro_batch_tokens", max(_CPU_TOKENS, length), "enough to keep the cores busy"))
+        return choices
+    lasting = _lasting_bytes(config, hardware, shape, stage=config.zero.stage)
+    room = _USABLE_SHARE * hardware.memory_bytes - lasting
     if checkpointing == "auto":
-        choices.append(
-            Choice(
-                "train.activation_checkpointing",
-                not fits,
-                "activations fit" if fits else "activations of one full-length example do not fit",
-            )
-        )
+        checkpointing = room < _activation_bytes(config, shape, checkpointing=False) * (length if tokens == "auto" else max(length, tokens))
+        reason = "activations of a forward pass do not fit" if checkpointing else "activations fit"
+        choices.append(Choice("train.activation_checkpointing", checkpointing, reason))
     if tokens == "auto":
+        per_token = _activation_bytes(config, shape, checkpointing=checkpointing)
+        chosen = max(length, min(_GPU_TOKENS, int(room / per_token) // 256 * 256))
+        sizes = f"about {_gb(lasting)} that stay and {_gb(per_token * chosen)} of activations in {_gb(hardware.memory_bytes)}"
+        reason = sizes if room >= per_token * chosen else f"one example of full length, and it may not fit: {sizes}"
         choices.append(Choice("train.micro_batch_tokens", chosen, reason))
     return choices
 
 
+def _lasting_bytes(config: TrainConfig, hardware: Hardware, shape: Shape, *, stage: int) -> float:
+    """Weights, gradients and AdamW's states on one worker (Rajbhandari et al. 2020, figure 1)."""
+    width, trained, workers = _width(config), _trained_parameters(config, shape), hardware.workers
+    weights = _weight_bytes(config, shape) / (workers if stage == 3 else 1)
+    if config.zero.offload_params == "cpu":
+        weights = width * shape.parameters / shape.layers  # what is gathered for one layer
+    gradients = width * trained / (workers if stage >= 2 else 1)
+    states = 12 * trained / workers if config.zero.offload_optimizer == "none" else 0
+    return weights + gradients + states
+
+
 def _weight_bytes(config: TrainConfig, shape: Shape) -> float:
-    per_parameter = {"none": 2.0 if config.model.dtype == "bfloat16" else 4.0, "nf4": 0.6, "int8": 1.1}
-    return per_parameter[config.model.quantization] * shape.parameters
+    """Of the whole model. Quantisation is of linear layers: embeddings and the head, as large, stay as they are."""
+    if config.model.quantization == "none":
+        return _width(config) * shape.parameters
+    outside = 2 * (shape.parameters - shape.linear)
+    return _QUANTIZED_BYTES[config.model.quantization] * (shape.parameters - outside) + _width(config) * outside
 
 
-def _state_bytes(config: TrainConfig, hardware: Hardware, shape: Shape) -> float:
-    if config.method.type != "full":
-        return 20 * 0.01 * shape.parameters
-    sharded = 12 * shape.parameters / hardware.workers if config.zero.offload_optimizer == "none" else 0
-    return sharded + 2 * shape.parameters / (hardware.workers if config.zero.stage in (2, 3) else 1)
+def _trained_parameters(config: TrainConfig, shape: Shape) -> int:
+    if config.method.type == "full":
+        return shape.parameters
+    widths = 4 * 2 * shape.hidden_size + 3 * (shape.hidden_size + shape.intermediate_size)  # in and out of seven linear layers
+    return config.method.rank * shape.layers * widths
+
+
+def _activation_bytes(config: TrainConfig, shape: Shape, *, checkpointing: bool) -> int:
+    """For each token: what a block keeps for its backward pass, in every block; or every block's input and one block's rest."""
+    block = 7 * shape.hidden_size + 4 * shape.intermediate_size
+    return _width(config) * (shape.layers * shape.hidden_size + block if checkpointing else shape.layers * block)
+
+
+def _width(config: TrainConfig) -> int:
+    return 2 if config.model.dtype == "bfloat16" else 4
 
 
 def _gb(value: float) -> str:

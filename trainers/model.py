@@ -109,6 +109,7 @@ def load_base(
             options |= {"quantization_config": _quantization(model), "device_map": {"": device}}
         with _hub_errors(model, "model"):
             base = auto.from_pretrained(model.path, use_safetensors=True, **options)
+    _keep_weights_trainable_through(base)
     _fit_vocabulary(base, tokenizer, pieces_of=_pieces(model, tokenizer))
     base.config.pad_token_id = tokenizer.pad_token_id
     return base
@@ -240,6 +241,13 @@ def _quantization(model: ModelConfig) -> BitsAndBytesConfig:
         bnb_4bit_compute_dtype=dtype,
         bnb_4bit_quant_storage=dtype,
     )
+
+
+def _keep_weights_trainable_through(base: nn.Module) -> None:
+    """In evaluation on a CPU, bitsandbytes repacks 4-bit weights for good into a form through which no gradient flows: not here."""
+    for module in base.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            cast(Any, module).support_avx512bf16_for_cpu = False
 
 
 def _terms_to_add(path: Path, tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -63,18 +63,19 @@ def learnt_spans(tokenizer: PreTrainedTokenizerBase, turns: Sequence[tuple[str, 
 
 def _turn_span(tokenizer: PreTrainedTokenizerBase, turns: Sequence[tuple[str, str]], position: int, text: str) -> Span:
     before, marked, after = render(tokenizer, [*turns[:position], ("assistant", _MARKER), *turns[position + 1 :]]).partition(_MARKER)
-    prompt = _generation_prompt(tokenizer, turns[:position])
-    opening = prompt if prompt and text.startswith(prompt) else before
+    opening = _generation_prompt(tokenizer, turns[:position], before)
+    opening = opening if text.startswith(opening) else before
     start, end = len(opening), len(text) - len(after)
     if not marked or start > end or not text.startswith(opening) or not text.endswith(after):
         raise BadRow(f"chat template: does not render assistant message {position + 1} as its content, so what is learnt cannot be told")
     return start, end
 
 
-def _generation_prompt(tokenizer: PreTrainedTokenizerBase, turns: Sequence[tuple[str, str]]) -> str:
-    """The conversation so far and the opening of the assistant's turn; empty where the template has no such opening."""
+def _generation_prompt(tokenizer: PreTrainedTokenizerBase, turns: Sequence[tuple[str, str]], before: str) -> str:
+    """What the model is given before a turn. Where the template opens no turn, that is all `before` its content but spaces."""
     prompt = _try_to_render(tokenizer, turns, generation_prompt=True)
-    return "" if prompt == _try_to_render(tokenizer, turns) else prompt
+    opens = prompt != _try_to_render(tokenizer, turns)
+    return prompt if opens or not before.removeprefix(prompt).strip() else before
 
 
 def _stop_text(tokenizer: PreTrainedTokenizerBase, turns: Sequence[tuple[str, str]], following: str) -> str:

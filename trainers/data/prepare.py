@@ -133,7 +133,7 @@ def describe_file(path: Path) -> dict[str, Any]:
     digest, size = hashlib.sha256(), 0
     try:
         for part in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if part.is_file():
+            if not part.is_dir():
                 size += part.stat().st_size
                 with part.open("rb") as stream:
                     while block := stream.read(1 << 20):

@@ -1,6 +1,7 @@
 """Which examples a step trains on: a function of seed and step alone, the same for any number of workers and after any restart."""
 
 import math
+from fractions import Fraction
 from functools import lru_cache
 
 import numpy as np
@@ -15,7 +16,7 @@ class Sampler:
     def __init__(self, examples: int, batch_size: int, *, seed: int, epochs: float | None = None, max_steps: int | None = None) -> None:
         assert examples > 0 and (epochs is None) != (max_steps is None)
         self.examples, self.batch_size, self.seed = examples, batch_size, seed
-        self.total = math.ceil(epochs * examples) if epochs is not None else batch_size * (max_steps or 0)
+        self.total = math.ceil(Fraction(str(epochs)) * examples) if epochs is not None else batch_size * (max_steps or 0)
         self.steps = math.ceil(self.total / batch_size)
         self._permutation = lru_cache(maxsize=2)(self._shuffle)
 

@@ -6,7 +6,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers import write_jsonl
@@ -97,7 +97,7 @@ def test_a_mapped_field_that_no_format_has_is_refused_with_the_nearest_name(tmp_
 def test_columns_that_fit_no_format_are_listed_with_what_would_fit(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "rows.jsonl", [{"question": "Hello", "answer": "Good day"}])
 
-    with pytest.raises(DataError, match="columns question, answer fit no layout of task sft .*alpaca: instruction, output") as caught:
+    with pytest.raises(DataError, match=r"columns question, answer fit no layout of task sft .*alpaca: instruction, output") as caught:
         _read(path)
     assert "data.columns" in caught.value.hint
 
@@ -224,7 +224,8 @@ def test_broken_json_is_one_bad_row_and_blank_lines_still_count_as_lines(tmp_pat
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "a"}\n\n{"text": "b"\n{"text": "c"}\n')
 
-    assert _problems(path, "pretrain") == {3: "broken JSON: Expecting ',' delimiter at column 1"} or 3 in _problems(path, "pretrain")
+    assert list(_problems(path, "pretrain")) == [3]
+    assert _problems(path, "pretrain")[3].startswith("broken JSON: Expecting ',' delimiter")
     assert [content for content in _read(path, "pretrain") if isinstance(content, Text)] == [Text("a"), Text("c")]
 
 
@@ -327,11 +328,13 @@ def test_rows_are_read_one_at_a_time(tmp_path: Path) -> None:
     assert next(read_rows(path)) == Row(path, 1, {"text": "a"})
 
 
-JSON = st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)  # fmt: skip
+SCALAR = st.none() | st.booleans() | st.floats() | st.integers() | st.text()
+JSON = st.recursive(SCALAR, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)
 LIKELY = st.sampled_from(["user", "assistant", "", "Hello"]) | JSON
 MESSAGE = st.dictionaries(st.sampled_from(["role", "content", "tool_calls"]), LIKELY)
 
 
+@settings(deadline=None)
 @given(rows=st.lists(st.fixed_dictionaries({"messages": st.lists(MESSAGE) | JSON, "customer": JSON}), min_size=1, max_size=5))
 def test_whatever_json_holds_a_row_is_a_conversation_or_a_bad_row(tmp_path_factory: pytest.TempPathFactory, rows: list[Any]) -> None:
     path = write_jsonl(tmp_path_factory.getbasetemp() / "any.jsonl", rows)
@@ -359,11 +362,8 @@ def test_a_larger_share_holds_out_what_a_smaller_one_does_and_more() -> None:
 
 
 def test_the_split_never_moves() -> None:
-    """A golden value: rows held out by one version are held out by the next."""
-    assert [number for number in range(40) if in_validation(f"customer-{number}", 0.2)] == GOLDEN_HELD_OUT
-
-
-GOLDEN_HELD_OUT: list[int] = []
+    """A golden value: what one version holds out, the next one does too."""
+    assert [number for number in range(40) if in_validation(f"customer-{number}", 0.2)] == [12, 20, 22, 25, 30]
 
 
 def test_rows_of_one_group_share_a_key_and_rows_without_a_group_are_bad() -> None:

@@ -1,0 +1,186 @@
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainers.data.batches import NO_TARGET, collate
+from trainers.data.packing import Placement, place
+from trainers.data.prepare import Sample
+
+LENGTHS = st.lists(st.integers(1, 300), max_size=60)
+OPTIONS = st.fixed_dictionaries(
+    {
+        "workers": st.integers(1, 9),
+        "micro_batch_tokens": st.integers(1, 600),
+        "packing": st.booleans(),
+        "hidden_size": st.sampled_from([0, 64, 4096]),
+    }
+)
+
+
+def _make_long_tail(count: int, seed: int = 0) -> np.ndarray:
+    """Lengths as of customers' messages: most are short, a few very long."""
+    return np.clip(np.random.default_rng(seed).lognormal(4.5, 0.9, count), 8, 2048).astype(int)
+
+
+def _examples(placement: Placement) -> list[int]:
+    return sorted(index for mine in placement.micro_batches for micro in mine for row in micro for index in row)
+
+
+def _padded(placement: Placement, lengths: np.ndarray | list[int]) -> int:
+    """Tokens of all rectangles, counted anew."""
+    widths = [[[sum(lengths[i] for i in row) for row in micro] for micro in mine if micro] for mine in placement.micro_batches]
+    return int(sum(len(rows) * max(rows) for mine in widths for rows in mine))
+
+
+@settings(deadline=None, max_examples=200)
+@given(lengths=LENGTHS, options=OPTIONS)
+def test_every_example_is_computed_exactly_once(lengths: list[int], options: dict[str, Any]) -> None:
+    assert _examples(place(lengths, **options)) == list(range(len(lengths)))
+
+
+@settings(deadline=None, max_examples=200)
+@given(lengths=LENGTHS, options=OPTIONS)
+def test_every_worker_makes_as_many_forward_passes(lengths: list[int], options: dict[str, Any]) -> None:
+    placement = place(lengths, **options)
+
+    assert len(placement.micro_batches) == options["workers"]
+    assert len({len(mine) for mine in placement.micro_batches}) == 1
+    assert len(placement.micro_batches[0]) >= 1
+
+
+@settings(deadline=None, max_examples=200)
+@given(lengths=LENGTHS, options=OPTIONS)
+def test_no_forward_pass_is_over_the_limit_unless_it_is_one_long_example(lengths: list[int], options: dict[str, Any]) -> None:
+    placement = place(lengths, **options)
+
+    for micro in (micro for mine in placement.micro_batches for micro in mine if micro):
+        tokens = len(micro) * max(sum(lengths[i] for i in row) for row in micro)
+        assert tokens <= options["micro_batch_tokens"] or (len(micro) == 1 and tokens <= max(lengths))
+    assert placement.padded_tokens == _padded(placement, lengths)
+
+
+@settings(deadline=None, max_examples=50)
+@given(lengths=LENGTHS, options=OPTIONS)
+def test_every_worker_reckons_the_same_placement(lengths: list[int], options: dict[str, Any]) -> None:
+    assert place(lengths, **options) == place(np.array(lengths, dtype=np.int64), **options)
+
+
+def test_without_packing_every_row_is_one_example() -> None:
+    placement = place([5, 9, 2, 7, 7], workers=2, micro_batch_tokens=32, packing=False)
+
+    assert all(len(row) == 1 for mine in placement.micro_batches for micro in mine for row in micro)
+
+
+def test_with_packing_examples_share_rows() -> None:
+    placement = place([100, 50, 50, 25, 25, 25, 25], workers=1, micro_batch_tokens=100, packing=True)
+
+    assert sorted(len(row) for micro in placement.micro_batches[0] for row in micro) == [1, 3, 3]
+    assert placement.padded_tokens == 300
+
+
+def test_an_example_longer_than_the_limit_has_a_forward_pass_of_its_own() -> None:
+    placement = place([500, 10, 10], workers=1, micro_batch_tokens=64, packing=False)
+
+    assert placement.micro_batches == [[[[0]], [[1], [2]]]]
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_workers_without_examples_get_dummies(packing: bool) -> None:
+    placement = place([30, 20, 10], workers=5, micro_batch_tokens=64, packing=packing)
+
+    assert _examples(placement) == [0, 1, 2]
+    assert [len(mine) for mine in placement.micro_batches] == [1] * 5
+    assert sum(micro == [] for mine in placement.micro_batches for micro in mine) >= 2
+
+
+def test_an_empty_batch_is_a_dummy_for_everyone() -> None:
+    assert place([], workers=3, micro_batch_tokens=64, packing=True) == Placement([[[]], [[]], [[]]], 0)
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_three_workers_share_a_batch_of_256_almost_evenly(packing: bool) -> None:
+    lengths = _make_long_tail(256)
+
+    placement = place(lengths, workers=3, micro_batch_tokens=4096, packing=packing, hidden_size=2048)
+
+    assert _examples(placement) == list(range(256))
+    loads = [sum(int(lengths[i]) for micro in mine for row in micro for i in row) for mine in placement.micro_batches]
+    assert max(loads) < 1.15 * min(loads)
+    assert sum(micro == [] for mine in placement.micro_batches for micro in mine) <= 2
+
+
+def _naive_padding(lengths: np.ndarray, micro_batch_tokens: int) -> float:
+    """Padded tokens over tokens when examples come as they are: each pass takes as many as fit by the widest of all."""
+    rows = micro_batch_tokens // int(lengths.max())
+    groups = [lengths[start : start + rows] for start in range(0, len(lengths), rows)]
+    return sum(len(group) * int(group.max()) for group in groups) / int(lengths.sum())
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("seed", range(3))
+def test_padding_is_a_fraction_of_what_padding_in_order_costs(workers: int, seed: int) -> None:
+    lengths = _make_long_tail(256, seed)
+    naive = _naive_padding(lengths, 8192) - 1
+
+    sorted_only, packed = (
+        place(lengths, workers=workers, micro_batch_tokens=8192, packing=packing).padded_tokens / lengths.sum() - 1
+        for packing in (False, True)
+    )
+
+    assert naive > 0.5
+    assert sorted_only < naive / 3
+    assert packed < 0.05 < sorted_only
+
+
+def test_wide_models_pack_into_wider_rows_than_narrow_ones() -> None:
+    """A row of width w costs w * (6 * hidden_size + w): the wider the model, the less the masked attention weighs."""
+    lengths = _make_long_tail(128)
+
+    narrow, wide = (place(lengths, workers=1, micro_batch_tokens=8192, packing=True, hidden_size=size) for size in (16, 8192))
+
+    widths = [[sum(int(lengths[i]) for i in row) for micro in placement.micro_batches[0] for row in micro] for placement in (narrow, wide)]
+    assert max(widths[0]) <= max(widths[1])
+    assert narrow.padded_tokens >= wide.padded_tokens
+
+
+def test_a_batch_of_thousands_is_placed_in_a_moment() -> None:
+    lengths, began = _make_long_tail(2048), time.perf_counter()
+
+    place(lengths, workers=8, micro_batch_tokens=16384, packing=True, hidden_size=4096)
+
+    assert time.perf_counter() - began < 2
+
+
+def _make_sample(ids: list[int], learnt: list[int], label: int = 0) -> Sample:
+    return Sample(np.array(ids), np.array(learnt, dtype=bool), label, "file:1")
+
+
+def test_packed_examples_do_not_predict_each_other_and_start_their_positions_again() -> None:
+    row = [_make_sample([5, 6, 7], [0, 1, 1]), _make_sample([8, 9], [1, 1])]
+
+    batch = collate([row, [_make_sample([4, 3], [0, 1])]], packed=True, classify=False, pad_id=0)
+
+    _ = NO_TARGET
+    assert batch.input_ids.tolist() == [[5, 6, 7, 8, 9], [4, 3, 0, 0, 0]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 0, 1], [0, 1, 0, 0, 0]]
+    assert batch.targets.tolist() == [[6, 7, _, 9, _], [3, _, _, _, _]]
+    assert batch.attention_mask is None
+
+
+def test_padding_is_masked_and_not_a_target_even_where_the_stop_token_pads() -> None:
+    batch = collate([[_make_sample([5, 2], [0, 1])], [_make_sample([5, 6, 2], [0, 0, 1])]], packed=False, classify=False, pad_id=2)
+
+    assert batch.attention_mask is not None
+    assert batch.attention_mask.tolist() == [[1, 1, 0], [1, 1, 1]]
+    assert batch.targets.tolist() == [[2, NO_TARGET, NO_TARGET], [NO_TARGET, 2, NO_TARGET]]
+
+
+def test_rows_to_classify_have_their_class_as_target() -> None:
+    batch = collate([[_make_sample([5, 2], [0, 0], label=3)], [_make_sample([5], [0], label=1)]], packed=False, classify=True, pad_id=0)
+
+    assert torch.equal(batch.targets, torch.tensor([3, 1]))
