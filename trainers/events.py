@@ -1,16 +1,23 @@
 """What a run says while it runs: one JSON object a line in `events.jsonl`, and the same to TensorBoard, MLflow or Weights & Biases."""
 
+import contextlib
 import json
+import logging
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from trainers.config import TrackingConfig, TrainConfig
+from trainers.errors import ConfigError
 
 Event = dict[str, Any]
+_PROJECT = "consortium"
+_FLUSH_SECONDS = 10
+_MLFLOW_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+"""Its own defaults hold a step up for many minutes when the server is away."""
 
 
 class Listener(Protocol):
@@ -24,7 +31,7 @@ class EventLog:
 
     def __init__(self, path: Path | None, listeners: list[Listener] | None = None) -> None:
         self._file = None
-        self._listeners = listeners or []
+        self._listeners = list(listeners or [])
         if path is not None:
             _drop_torn_line(path)
             self._file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a", buffering=1)
@@ -33,14 +40,27 @@ class EventLog:
         record = {"time": round(time.time(), 3), "event": event, **_json_safe(fields)}
         if self._file is not None:
             self._file.write(json.dumps(record) + "\n")
-        for listener in self._listeners:
-            listener.on_event(record)
+        for listener in list(self._listeners):
+            try:
+                listener.on_event(record)
+            except Exception as error:
+                self._drop(listener, error, step=fields.get("step", 0))
 
     def close(self) -> None:
-        for listener in self._listeners:
-            listener.close()
+        for listener in list(self._listeners):
+            try:
+                listener.close()
+            except Exception as error:
+                self._drop(listener, error, step=0)
         if self._file is not None:
             self._file.close()
+
+    def _drop(self, listener: Listener, error: Exception, *, step: int) -> None:
+        """A tracking server that is away, or a terminal that was closed, is no reason to end a run."""
+        if listener in self._listeners:
+            self._listeners.remove(listener)
+            name = type(listener).__name__.strip("_")
+            self.emit("warning", step=step, message=f"{name} gets no more of this run: {type(error).__name__}: {_first_line(error)}")
 
 
 def _json_safe(value: Any) -> Any:
@@ -63,15 +83,28 @@ def _drop_torn_line(path: Path) -> None:
 
 
 def trackers(tracking: TrackingConfig, config: TrainConfig, run_dir: Path) -> list[Listener]:
-    """The experiment trackers the job asks for; none sends anything anywhere unless its URI says so."""
+    """The experiment trackers the job asks for; none sends anything anywhere unless its URI says so.
+
+    Raises ConfigError for a tracker that is not installed or cannot be set up.
+    """
     found: list[Listener] = []
     if tracking.tensorboard:
         found.append(_TensorBoard(run_dir / "tensorboard"))
     if tracking.mlflow:
-        found.append(_MLflow(tracking.mlflow, config))
+        with _installed("mlflow", "mlflow-skinny"):
+            found.append(_MLflow(tracking.mlflow, config, run_dir / "mlflow-run"))
     if tracking.wandb:
-        found.append(_Wandb(config, run_dir))
+        with _installed("wandb", "wandb"):
+            found.append(_Wandb(config, run_dir))
     return found
+
+
+@contextlib.contextmanager
+def _installed(extra: str, package: str) -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise ConfigError(f"tracking.{extra} needs the package {package} ({error})", f"pip install 'consortium[{extra}]'") from error
 
 
 def scalars(event: Event) -> dict[str, float]:
@@ -85,51 +118,104 @@ def scalars(event: Event) -> dict[str, float]:
 
 
 class _TensorBoard:
+    """A resumed run writes behind what is there; TensorBoard then hides the points of steps that were lost."""
+
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder))
+        self._open = lambda step: SummaryWriter(str(folder), purge_step=step + 1 if step else None, flush_secs=_FLUSH_SECONDS)
+        self._writer: SummaryWriter | None = None
 
     def on_event(self, event: Event) -> None:
+        if event["event"] == "start":
+            self.close()
+            self._writer = self._open(event["step"])
         for name, value in scalars(event).items():
+            self._writer = self._writer or self._open(0)
             self._writer.add_scalar(name, value, event["step"], walltime=event["time"])
 
     def close(self) -> None:
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
 
 class _MLflow:
-    def __init__(self, uri: str, config: TrainConfig) -> None:
-        import mlflow
+    """One MLflow run for a run directory, however often it is resumed; `marker` remembers which."""
 
-        mlflow.set_tracking_uri(uri)
-        mlflow.set_experiment("consortium")
-        self._mlflow = mlflow
-        self._run = mlflow.start_run(run_name=config.name)
-        mlflow.log_params(dict(_flat(config.model_dump(mode="json"))))
+    def __init__(self, uri: str, config: TrainConfig, marker: Path) -> None:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it asks config.mlflow-telemetry.io at first use, whatever the URI
+        if "://" not in uri or uri.startswith("file:"):
+            os.environ.setdefault(
+                "MLFLOW_ALLOW_FILE_STORE", "true"
+            )  # "in maintenance mode", and all that mlflow-skinny has without a server
+        for name, value in _MLFLOW_PATIENCE.items():
+            os.environ.setdefault(name, value)
+        from mlflow import MlflowClient
+        from mlflow.entities import Metric, Param
+        from mlflow.exceptions import MlflowException
+
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        self._metric, self._status = Metric, "FAILED"
+        try:
+            self._client = MlflowClient(tracking_uri=uri)
+            known = marker.read_text().split("\n") if marker.exists() else []
+            if known[:1] == [uri]:
+                self._run_id = known[1]
+                self._client.update_run(self._run_id, status="RUNNING")
+                return
+            experiment = self._client.get_experiment_by_name(_PROJECT)
+            experiment_id = experiment.experiment_id if experiment else self._client.create_experiment(_PROJECT)
+            self._run_id = self._client.create_run(experiment_id, run_name=config.name).info.run_id
+            self._client.log_batch(self._run_id, params=[Param(name, value) for name, value in _flat(config.model_dump(mode="json"))])
+        except MlflowException as error:
+            raise ConfigError(f"tracking.mlflow: {uri}: {_first_line(error)}") from error
+        marker.write_text(f"{uri}\n{self._run_id}\n")
 
     def on_event(self, event: Event) -> None:
-        if values := scalars(event):
-            self._mlflow.log_metrics({name.replace("/", "."): value for name, value in values.items()}, step=event["step"])
+        now = int(event["time"] * 1000)
+        if metrics := [self._metric(name.replace("/", "."), value, now, event["step"]) for name, value in scalars(event).items()]:
+            self._client.log_batch(self._run_id, metrics=metrics)
+        if event["event"] == "end":
+            self._status = "FINISHED"
 
     def close(self) -> None:
-        self._mlflow.end_run()
+        self._client.set_terminated(self._run_id, self._status)
 
 
 class _Wandb:
+    """Offline: files in the run directory, for `wandb sync` if anyone wants to. A resumed run is a new one of the same name."""
+
     def __init__(self, config: TrainConfig, run_dir: Path) -> None:
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
-        self._run = wandb.init(
-            project="consortium", name=config.name, dir=str(run_dir), mode="offline", config=dict(_flat(config.model_dump(mode="json")))
+        settings = wandb.Settings(
+            console="off",
+            silent=True,
+            disable_git=True,
+            save_code=False,
+            x_save_requirements=False,
+            x_disable_meta=True,  # it would ask the cloud's metadata address what machine this is
+            x_disable_machine_info=True,
         )
+        self._run = wandb.init(
+            project=_PROJECT,
+            name=config.name,
+            dir=str(run_dir),
+            mode="offline",
+            config=dict(_flat(config.model_dump(mode="json"))),
+            settings=settings,
+        )
+        self._exit_code = 1
 
     def on_event(self, event: Event) -> None:
         if values := scalars(event):
             self._run.log(values, step=event["step"])
+        if event["event"] == "end":
+            self._exit_code = 0
 
     def close(self) -> None:
-        self._run.finish(quiet=True)
+        self._run.finish(exit_code=self._exit_code)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -137,3 +223,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     for name, value in values.items():
         pairs += _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(prefix + name, str(value)[:500])]
     return pairs
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:300]

@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 _LINE_EVERY_SECONDS = 10.0
@@ -30,7 +31,8 @@ class Display:
             self._bar = None
 
     def _on_choice(self, choice: dict[str, Any]) -> None:
-        self._console.print(f"  [cyan]{choice['field']}: {choice['value']}[/]  [dim]{choice['reason']}[/]")
+        chosen = escape(f"{choice['field']}: {choice['value']}")
+        self._console.print(f"  [cyan]{chosen}[/]  [dim]{escape(choice['reason'])}[/]")
 
     def _on_start(self, event: dict[str, Any]) -> None:
         self.close()
@@ -67,8 +69,8 @@ class Display:
         self._console.print(f"  step {event['step']}: {metrics}")
 
     def _on_warning(self, event: dict[str, Any]) -> None:
-        self._console.print(f"  [yellow]warning:[/] {event['message']}")
+        self._console.print(f"  [yellow]warning:[/] {escape(event['message'])}")
 
     def _on_end(self, event: dict[str, Any]) -> None:
         self.close()
-        self._console.print(f"  {event['status'].replace('_', ' ')} after {event['step']} steps: {event['output']}")
+        self._console.print(f"  {event['status'].replace('_', ' ')} after {event['step']} steps: {escape(event['output'])}")

@@ -12,11 +12,12 @@ def learning_rate_schedule(
 
     `warmup` below 1 is a share of all steps, from 1 a number of steps.
     """
-    warmup_steps = math.ceil(warmup * total_steps) if warmup < 1 else min(int(warmup), total_steps)
+    share = math.ceil(round(warmup * total_steps, 6))  # 0.07 * 100 is a little more than 7
+    warmup_steps = share if warmup < 1 else min(int(warmup), total_steps)
 
     def rate(step: int) -> float:
         if step < warmup_steps:
-            return peak * (step + 1) / warmup_steps
+            return peak * ((step + 1) / warmup_steps)
         progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
         match kind:
             case "cosine":

@@ -4,7 +4,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,13 @@ def _holder(run_dir: Path) -> dict[str, Any]:
     return dict(json.loads((run_dir / "lease.json").read_text()))
 
 
+def _wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 @pytest.fixture
 def mine(tmp_path: Path) -> Iterator[Lease]:
     held = Lease(tmp_path, "mine")
@@ -98,9 +105,7 @@ def test_the_lease_of_a_dead_process_is_free_at_once_on_its_own_machine(tmp_path
 def test_a_dead_process_that_nobody_has_reaped_is_dead(tmp_path: Path) -> None:
     other = _hold(tmp_path, "theirs")
     other.kill(reap=False)
-    deadline = time.monotonic() + 10
-    while lease._born(other.process.pid) is not None and time.monotonic() < deadline:
-        time.sleep(0.01)
+    _wait_for(lambda: lease._born(other.process.pid) is None)
     check_free(tmp_path)
     other.kill()
 
@@ -111,8 +116,8 @@ def test_the_same_run_takes_over_and_its_former_worker_notices(tmp_path: Path, m
     mine.check()
     successor = Lease(tmp_path, "mine")
     successor.acquire()
-    time.sleep(0.2)
-    with pytest.raises(RunBusyError):
+    _wait_for(lambda: mine._taken_by is not None)
+    with pytest.raises(RunBusyError, match="held by a live run"):
         mine.check()
     successor.check()
     successor.release()
@@ -122,8 +127,7 @@ def test_a_lease_that_is_held_is_beaten(tmp_path: Path, mine: Lease, monkeypatch
     monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.02)
     mine.acquire()
     first = _holder(tmp_path)["beat"]
-    time.sleep(0.2)
-    assert first < _holder(tmp_path)["beat"] <= time.time()
+    _wait_for(lambda: first < _holder(tmp_path)["beat"] <= time.time())
     mine.check()
 
 
@@ -145,8 +149,7 @@ def test_a_heartbeat_that_cannot_be_written_is_made_up_for(tmp_path: Path, monke
     time.sleep(0.1)
     (tmp_path / "away").rename(run_dir)
     came_back = time.time()
-    time.sleep(0.2)
-    assert _holder(run_dir)["beat"] > came_back
+    _wait_for(lambda: _holder(run_dir)["beat"] > came_back)
     held.release()
 
 

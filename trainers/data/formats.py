@@ -20,19 +20,15 @@ csv.field_size_limit(1 << 26)  # the default of 128 KiB refuses long documents
 
 
 class BadRow(ValueError):
-    """A row that cannot be learnt from, and why: `kind: detail`."""
+    """A row that cannot be learnt from, and why: `kind: detail`. `tokens` is its length, where it got as far as being encoded."""
+
+    def __init__(self, reason: str, *, tokens: int | None = None) -> None:
+        super().__init__(reason)
+        self.tokens = tokens
 
     @property
     def kind(self) -> str:
         return str(self).partition(":")[0]
-
-
-class OverLength(BadRow):
-    """A row of more tokens than an example may have."""
-
-    def __init__(self, tokens: int, max_length: int) -> None:
-        super().__init__(f"over length: {tokens} tokens, data.max_length is {max_length}")
-        self.tokens = tokens
 
 
 @dataclass(frozen=True)
@@ -140,7 +136,7 @@ def _parse_json(path: Path, number: int, line: str) -> Row:
         if "\\u" in line:
             json.dumps(values, ensure_ascii=False).encode()  # an escaped surrogate without its pair is no character
     except json.JSONDecodeError as error:
-        return Row(path, number, None, f"broken JSON: {error.msg} at column {error.colno}")
+        return Row(path, number, None, f"broken JSON: {error.msg.removesuffix(' at')} at column {error.colno}")
     except UnicodeEncodeError:
         return Row(path, number, None, "broken text: half of a surrogate pair, as left by cutting text inside an emoji")
     if not isinstance(values, dict):

@@ -13,7 +13,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from trainers.config import Task
-from trainers.data.formats import BadRow, Chat, Completion, Content, Labelled, OverLength, Text
+from trainers.data.formats import BadRow, Chat, Completion, Content, Labelled, Text
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] | capitalize + ':\\n' + message['content'] }}"
@@ -161,14 +161,14 @@ def _fit(
     if isinstance(content, Text):
         starts = range(0, len(ids) - 1, max_length)  # a last block of one token would teach nothing
         blocks = [Encoded(ids[s : s + max_length], learnt[s : s + max_length]) for s in starts]
-        return blocks or BadRow("nothing to learn: the document is a single token")
-    cut = max(0, len(ids) - max_length)
+        return blocks or BadRow("nothing to learn: the document is a single token", tokens=len(ids))
+    tokens, cut = len(ids), max(0, len(ids) - max_length)
     if cut and not truncate:
-        return OverLength(len(ids), max_length)
+        return BadRow(f"over length: {tokens} tokens, data.max_length is {max_length}", tokens=tokens)
     if isinstance(content, Labelled):
         kept = [*ids[: max_length - 1], ids[-1] if closed else ids[max_length - 1]] if cut else ids
         return [Encoded(kept, [False] * len(kept), content.label, cut)]
     ids, learnt = ids[:max_length], learnt[:max_length]
     if not any(learnt[1:]):
-        return BadRow("nothing to learn: the loss mask is empty" + (f" after cutting to {max_length} tokens" if cut else ""))
+        return BadRow("nothing to learn: the loss mask is empty" + (f" after cutting to {max_length} tokens" if cut else ""), tokens=tokens)
     return [Encoded(ids, learnt, cut=cut)]

@@ -32,9 +32,10 @@ def _problems(path: Path, task: Task = "sft", **changes: Any) -> dict[int, str]:
     return {row.line: str(c) for row, c in contents(_make_config(path, **changes), task, path) if isinstance(c, BadRow)}
 
 
-def _make_bad_file(folder: Path, bad: Any, good: dict[str, Any]) -> Path:
+def _make_bad_file(folder: Path, bad: Any, good: Any) -> Path:
     """A good row on line 1, the bad one on line 2, a good one on line 3."""
-    return write_jsonl(folder / "rows.jsonl", [good, bad, good])
+    rows: list[Any] = [good, bad, good]
+    return write_jsonl(folder / "rows.jsonl", rows)
 
 
 ROW_OF_FORMAT: list[tuple[Task, dict[str, Any], Content]] = [
@@ -211,7 +212,7 @@ def test_a_bad_labelled_row_is_named_by_its_line(tmp_path: Path, bad: Any, probl
 
 def test_what_a_customer_wrote_is_not_in_the_message_about_a_bad_row(tmp_path: Path) -> None:
     secret = "my IBAN is DE89370400440532013000"
-    rows = [{"messages": secret}, {"messages": [secret]}, {"messages": [{"role": "user", "text": secret}]}]
+    rows: list[Any] = [{"messages": secret}, {"messages": [secret]}, {"messages": [{"role": "user", "text": secret}]}]
     path = write_jsonl(tmp_path / "rows.jsonl", [{"messages": CHAT}, *rows])
 
     problems = _problems(path)

@@ -7,7 +7,7 @@ from tokenizers import processors
 from transformers import PreTrainedTokenizerBase
 
 from trainers.config import Task
-from trainers.data.formats import BadRow, Chat, Completion, Content, Labelled, OverLength, Text
+from trainers.data.formats import BadRow, Chat, Completion, Content, Labelled, Text
 from trainers.data.masking import Encoded, encode, learnt_spans, render
 
 CHATML = (
@@ -215,6 +215,14 @@ def test_a_template_that_does_not_render_the_content_is_a_bad_row(tokenizer: Any
     assert "does not render assistant message 2 as its content" in str(problem)
 
 
+def test_a_template_that_writes_more_after_the_content_depending_on_it_is_a_bad_row(tokenizer: Any) -> None:
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] + ' (in short: ' + m['content'] + ')\n' }}{% endfor %}"
+
+    problem = _encode(tokenizer, TALK)
+
+    assert isinstance(problem, BadRow) and problem.kind == "chat template"
+
+
 def test_a_conversation_the_template_refuses_is_a_bad_row_with_the_templates_reason(tokenizer: Any) -> None:
     _with_template(tokenizer, "gemma")
 
@@ -295,7 +303,7 @@ def test_a_row_over_the_length_is_an_error_that_names_both_lengths(tokenizer: An
 
     problem = _encode(tokenizer, content, max_length=whole - 1)
 
-    assert isinstance(problem, OverLength) and problem.tokens == whole
+    assert isinstance(problem, BadRow) and problem.tokens == whole
     assert str(problem) == f"over length: {whole} tokens, data.max_length is {whole - 1}"
     assert _encode(tokenizer, content, max_length=whole).cut == 0
 

@@ -1,0 +1,102 @@
+from pathlib import Path
+
+import pytest
+
+from cluster.job import JobSpec, check_continues, load_job, read_job, write_job
+from trainers.errors import ConfigError
+
+
+def _write_job(folder: Path, text: str) -> Path:
+    path = folder / "intents.yaml"
+    path.write_text(text)
+    return path
+
+
+MINIMAL = "task: classify\nmodel: some/model\ndata: train.csv\n"
+
+
+def test_a_job_needs_only_task_model_and_data(tmp_path: Path) -> None:
+    job = load_job(_write_job(tmp_path, MINIMAL))
+    assert (job.name, job.task, job.model.path, job.method.type) == ("intents", "classify", "some/model", "lora")
+
+
+def test_paths_of_data_are_relative_to_the_job_file(tmp_path: Path) -> None:
+    job = load_job(_write_job(tmp_path, MINIMAL))
+    assert job.data.train == [tmp_path / "train.csv"]
+
+
+def test_a_model_directory_beside_the_job_file_is_found(tmp_path: Path) -> None:
+    (tmp_path / "tiny").mkdir()
+    assert load_job(_write_job(tmp_path, MINIMAL.replace("some/model", "tiny"))).model.path == str(tmp_path / "tiny")
+
+
+@pytest.mark.parametrize(
+    ("override", "where", "value"),
+    [
+        ("train.learning_rate=1e-4", ("train", "learning_rate"), 1e-4),
+        ("train.epochs=2", ("train", "epochs"), 2),
+        ("method.rank=8", ("method", "rank"), 8),
+        ("model.dtype=bfloat16", ("model", "dtype"), "bfloat16"),
+        ("data.group_by=customer_id", ("data", "group_by"), "customer_id"),
+        ("cluster.workers=4", ("cluster", "workers"), 4),
+        ("zero=3", ("zero", "stage"), 3),
+    ],
+)
+def test_overrides_reach_every_block_even_one_written_as_a_single_value(
+    tmp_path: Path, override: str, where: tuple[str, str], value: object
+) -> None:
+    job = load_job(_write_job(tmp_path, MINIMAL + "method: lora\n"), [override])
+    assert getattr(getattr(job, where[0]), where[1]) == value
+
+
+def test_an_override_keeps_what_a_nested_method_says(tmp_path: Path) -> None:
+    job = load_job(_write_job(tmp_path, MINIMAL + "method:\n  lora: {alpha: 7}\n"), ["method.rank=8"])
+    assert (job.method.model_dump()["alpha"], job.method.model_dump()["rank"]) == (7, 8)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("task: sft\nmodel: m\ndata: d.csv\ntrain: {learning_rat: 1}\n", "did you mean train.learning_rate?"),
+        ("task: sft\nmodel: m\ndata: d.csv\ncluster: {wokers: 1}\n", "did you mean cluster.workers?"),
+        ("task: sft\nmodel: m\ndata: d.csv\ncluster: {workers: 0}\n", "cluster.workers"),
+        ("task: [sft\n", "not YAML"),
+        ("just text\n", "expected fields"),
+        ("task: sft\nmodel: m\n", "data is required"),
+    ],
+)
+def test_a_mistake_in_the_file_is_named_with_file_and_field(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match="intents.yaml") as caught:
+        load_job(_write_job(tmp_path, text))
+    assert message in str(caught.value)
+
+
+def test_a_missing_job_file_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        load_job(tmp_path / "none.yaml")
+
+
+def test_the_resolved_job_survives_the_run_directory(tmp_path: Path) -> None:
+    job = load_job(_write_job(tmp_path, MINIMAL), [f"output={tmp_path}/runs"])
+    assert read_job(write_job(job)) == job
+
+
+def test_a_run_continues_on_other_workers_but_not_with_another_learning_rate(tmp_path: Path) -> None:
+    job = load_job(_write_job(tmp_path, MINIMAL), [f"output={tmp_path}/runs"])
+    (write_job(job) / "events.jsonl").write_text("")
+    check_continues(load_job(tmp_path / "intents.yaml", [f"output={tmp_path}/runs", "cluster.workers=3"]))
+    with pytest.raises(ConfigError, match=r"train.learning_rate \(was auto, is 0.1\)"):
+        check_continues(load_job(tmp_path / "intents.yaml", [f"output={tmp_path}/runs", "train.learning_rate=0.1"]))
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "examples").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_shipped_job_file_is_valid(path: Path) -> None:
+    assert isinstance(load_job(path), JobSpec)
+
+
+def test_the_starter_job_file_is_valid(tmp_path: Path) -> None:
+    from consortium.init import write_starter
+
+    write_starter(tmp_path / "new")
+    job = load_job(tmp_path / "new" / "job.yaml")
+    assert all(path.exists() for path in job.data.train)
