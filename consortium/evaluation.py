@@ -14,7 +14,7 @@ from rich.table import Table
 
 from cluster.job import read_job
 from trainers.config import DataConfig, ModelConfig, Task
-from trainers.data.formats import Chat
+from trainers.data.formats import Chat, Completion
 from trainers.data.masking import render
 from trainers.errors import ConfigError, DataError, ModelError
 from trainers.evaluate import Item, Scored, answers, class_probabilities, read_items, reference_of, score, summarise, summarise_by
@@ -206,7 +206,7 @@ def _plain(item: Item) -> str:
     content = item.content
     if isinstance(content, Chat):
         return _no_formula("\n".join(f"{role}: {said}" for role, said in content.turns[:-1]))
-    return _no_formula(getattr(content, "prompt", None) or getattr(content, "text", ""))
+    return _no_formula(content.prompt if isinstance(content, Completion) else content.text)
 
 
 def _no_formula(text: str) -> str:

@@ -16,7 +16,7 @@ from torch.nn.functional import log_softmax
 from trainers.config import DataConfig, Task
 from trainers.data.batches import Batch, collate
 from trainers.data.formats import BadRow, Chat, Completion, Content, Labelled
-from trainers.data.masking import Encoded, encode, render
+from trainers.data.masking import Encoded, encode, learnt_spans, render
 from trainers.data.prepare import Sample, contents
 from trainers.errors import DataError
 from trainers.metrics import by_group, classification_metrics, generation_metrics, perplexity
@@ -164,14 +164,17 @@ def prompt_of(content: Content, loaded: Loaded) -> str:
     """What the model is given before its last answer."""
     match content:
         case Chat(turns):
-            last = max(index for index, (role, _) in enumerate(turns) if role == "assistant")
-            return render(loaded.tokenizer, turns[:last], generation_prompt=True)
+            return render(loaded.tokenizer, turns[: _last_answer(content)], generation_prompt=True)
         case Completion(prompt, _):
             return prompt
         case Labelled(text, _):
             return text
         case _:
             return content.text
+
+
+def _last_answer(content: Chat) -> int:
+    return max(index for index, (role, _) in enumerate(content.turns) if role == "assistant")
 
 
 def reference_of(content: Content) -> str:
@@ -220,14 +223,24 @@ def _label_candidates(loaded: Loaded, item: Item, true: str, labels: Sequence[st
         )
     rest = reference[len(true) :]
     after = re.match(r"\W*", rest)
-    ending = after.group() if rest and after else (loaded.tokenizer.eos_token or "")
-    prompt = prompt_of(item.content, loaded)
-    texts = [prompt + label + ending for label in labels]
-    batch = loaded.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+    ending = after.group().rstrip() if after else ""
+    texts, starts = zip(*(_begun_answer(loaded, item, label + ending, whole=not rest) for label in labels), strict=True)
+    batch = loaded.tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
     return [
-        Encoded(ids, [end > len(prompt) and end > start for start, end in offsets])
-        for ids, offsets in zip(batch["input_ids"], batch["offset_mapping"], strict=True)
+        Encoded(ids, [end > start for _, end in offsets])
+        for ids, offsets, start in zip(batch["input_ids"], batch["offset_mapping"], starts, strict=True)
     ]
+
+
+def _begun_answer(loaded: Loaded, item: Item, beginning: str, *, whole: bool) -> tuple[str, int]:
+    """The rendered prompt with the beginning of an answer (with its stop token if it is `whole`), and where the answer starts."""
+    if isinstance(item.content, Completion):
+        return item.content.prompt + beginning + (loaded.tokenizer.eos_token or "") * whole, len(item.content.prompt)
+    assert isinstance(item.content, Chat)
+    turns = [*item.content.turns[: _last_answer(item.content)], ("assistant", beginning)]
+    text, spans = learnt_spans(loaded.tokenizer, turns)
+    start, end = spans[-1]
+    return text[: end if whole else text.index(beginning, start) + len(beginning)], start
 
 
 def _score_answers(loaded: Loaded, items: Sequence[Item], scored: Scored, progress: Progress) -> None:

@@ -72,10 +72,10 @@ class Lease:
         self._thread = threading.Thread(target=self._renew, daemon=True, name="lease")
         self._thread.start()
 
-    def check(self) -> None:
-        """Raises RunBusyError when the lease was taken over: whoever has it now writes the run directory."""
-        if self._taken_by is not None:
-            raise _busy(self._run_dir, self._taken_by)
+    @property
+    def lost(self) -> bool:
+        """Whether the lease was taken over: whoever has it now writes the run directory."""
+        return self._taken_by is not None
 
     def release(self) -> None:
         """Give up the lease, if it is still one's own; no heartbeat comes after this."""

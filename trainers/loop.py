@@ -19,7 +19,7 @@ from trainers.data.packing import MicroBatch, place
 from trainers.data.prepare import Prepared
 from trainers.data.sampler import Sampler
 from trainers.engine import Engine
-from trainers.errors import NonFiniteLoss
+from trainers.errors import NonFiniteLoss, RunBusyError
 from trainers.events import EventLog
 from trainers.lease import Lease
 from trainers.metrics import label_metrics, perplexity
@@ -86,7 +86,6 @@ def fit(run: Run, progress: Progress) -> Progress:
         while progress.step < run.sampler.steps and not _exhausted(run, progress):
             work = upcoming.result()
             upcoming = ahead.submit(step_work, run, progress.step + 1)
-            run.lease.check()
             trained += train_step(run, progress.step, work)
             progress.step += 1
             last = progress.step == run.sampler.steps
@@ -113,7 +112,10 @@ def train_step(run: Run, step: int, work: StepWork) -> int:
         summed, _ = run.engine(micro.batch.to(run.world.device))
         run.engine.backward(summed / work.targets)
         total += summed.detach()
-    loss = run.world.sum(float(total))[0] / work.targets
+    loss, lost = run.world.sum(float(total), float(run.lease.lost))
+    if lost:
+        raise RunBusyError("another run has taken over the run directory", "this one ends without another write to it")
+    loss /= work.targets
     if not math.isfinite(loss):
         raise _non_finite(run, step, work, loss)
     rate = run.learning_rate(step)

@@ -54,7 +54,7 @@ def read_events(path: Path) -> list[Event]:
     """
     lines = [(number, line) for number, line in enumerate(path.read_bytes().split(b"\n"), start=1) if line.strip()]
     events = [_parse_event(line) for _, line in lines]
-    for (number, line), event, following in zip(lines, events, [*events[1:], None], strict=True):
+    for (number, line), event, following in zip(lines, events, [*events, None][1:], strict=True):
         is_last_of_attempt = number == lines[-1][0] or (following is not None and following["event"] == "start")
         if event is None and not is_last_of_attempt:
             raise DataError(

@@ -19,7 +19,7 @@ from trainers.data.prepare import Prepared, Summary
 from trainers.data.sampler import Sampler
 from trainers.defaults import Choice, Hardware, Shape, apply, intervals, resolve
 from trainers.engine import Engine, gathered, sharded_loading
-from trainers.errors import CheckpointError, ConfigError, DataError, TrainersError
+from trainers.errors import CheckpointError, ConfigError, DataError, RunBusyError, TrainersError
 from trainers.events import EventLog, Listener, trackers
 from trainers.lease import Lease
 from trainers.loop import Run, evaluate, fit
@@ -43,27 +43,36 @@ def train(run_dir: Path, *, run_id: str, listeners: Sequence[Listener] = ()) -> 
     config = read_config(run_dir / "config.json")
     lease = Lease(run_dir, run_id)
     world.on_main(lease.acquire)
-    log = EventLog(None)
     try:
-        if world.is_main:
-            log = EventLog(run_dir / "events.jsonl", [*trackers(config.tracking, config, run_dir), *listeners])
+        log = _open_log(config, run_dir, world, listeners)
         try:
             _train(config, run_dir, world, log, lease)
         except TrainersError as error:
-            log.emit(
-                "failure",
-                step=_last_step(run_dir),
-                error=type(error).__name__,
-                message=error.message,
-                hint=error.hint,
-                exit_code=error.exit_code,
-            )
-            if world.is_main:
-                write_report(run_dir)
+            if world.is_main and not isinstance(error, RunBusyError):  # whoever holds the directory now writes it
+                _record_failure(run_dir, log, error)
             raise
+        finally:
+            log.close()
     finally:
-        log.close()
         lease.release()
+
+
+def _open_log(config: TrainConfig, run_dir: Path, world: World, listeners: Sequence[Listener]) -> EventLog:
+    """Rank 0 writes the run's events; a tracker that cannot be opened ends the run on every rank."""
+    log, problem = EventLog(None), None
+    if world.is_main:
+        try:
+            log = EventLog(run_dir / "events.jsonl", [*trackers(config.tracking, config, run_dir), *listeners])
+        except TrainersError as error:
+            problem = error
+    world.agree(problem)
+    return log
+
+
+def _record_failure(run_dir: Path, log: EventLog, error: TrainersError) -> None:
+    step = max((event["step"] for event in read_events(run_dir / "events.jsonl") if event["event"] == "step"), default=0)
+    log.emit("failure", step=step, error=type(error).__name__, message=error.message, hint=error.hint, exit_code=error.exit_code)
+    write_report(run_dir)
 
 
 def _train(config: TrainConfig, run_dir: Path, world: World, log: EventLog, lease: Lease) -> None:
@@ -308,14 +317,6 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found | {"python": ".".join(map(str, sys.version_info[:3]))}
-
-
-def _last_step(run_dir: Path) -> int:
-    return (
-        max((e["step"] for e in read_events(run_dir / "events.jsonl") if e["event"] == "step"), default=0)
-        if (run_dir / "events.jsonl").exists()
-        else 0
-    )
 
 
 def _int(value: int | str) -> int:

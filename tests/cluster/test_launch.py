@@ -58,7 +58,7 @@ def _make_job(folder: Path, model: Path, data: DemoData, name: str = "run", step
             "name": name,
             "task": "sft",
             "model": str(model),
-            "data": {"train": data.tickets_train, "group_by": "customer_id", "over_length": "truncate", "max_length": 128},
+            "data": {"train": data.tickets_train, "group_by": "customer_id", "over_length": "truncate", "max_length": 256},
             "train": {"max_steps": steps, "global_batch_size": 8, "learning_rate": 1e-3, "eval_every": steps},
             "checkpoint": {"every": 5},
             "cluster": {"workers": 2},
@@ -71,7 +71,11 @@ def _make_job(folder: Path, model: Path, data: DemoData, name: str = "run", step
 
 def _training_processes() -> list[psutil.Process]:
     """Ray's training workers among this process's descendants."""
-    return [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE and "RayTrainWorker" in "".join(p.cmdline())]
+    return [
+        p
+        for p in psutil.Process().children(recursive=True)
+        if p.status() != psutil.STATUS_ZOMBIE and "RayTrainWorker" in "".join(p.cmdline())
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +154,11 @@ def test_workers_default_to_one_for_each_gpu(llama_dir: Path, data: DemoData, tm
 @pytest.mark.parametrize(
     ("cluster", "resources", "message"),
     [
-        ({"workers": 4, "gpus_per_worker": 1}, {"CPU": 8.0, "GPU": 2.0}, "4 workers need 4 CPUs and 4 GPUs, the cluster has 8 CPUs and 2 GPUs"),
+        (
+            {"workers": 4, "gpus_per_worker": 1},
+            {"CPU": 8.0, "GPU": 2.0},
+            "4 workers need 4 CPUs and 4 GPUs, the cluster has 8 CPUs and 2 GPUs",
+        ),
         ({"workers": 1, "gpus_per_worker": 1}, {"CPU": 8.0}, "the cluster has 8 CPUs and 0 GPUs"),
         ({"workers": 4, "cpus_per_worker": 4}, {"CPU": 8.0}, "4 workers need 16 CPUs"),
     ],
