@@ -10,7 +10,7 @@ import yaml
 from pydantic import Field
 
 from trainers.config import Auto, Part, TrainConfig, validate
-from trainers.errors import ConfigError
+from trainers.errors import ConfigError, DataError, ModelError
 
 # A block written as one value: `model: DIR` says `model: {path: DIR}`.
 _SHORTHAND = {"model": "path", "method": "type", "data": "train", "zero": "stage"}
@@ -115,6 +115,16 @@ def _model_path(path: str, folder: Path) -> str:
     """A directory beside the job file, or as it is: an absolute path or a hub id."""
     local = (folder / Path(path).expanduser()).resolve()
     return str(local) if local.exists() or path.startswith((".", "~")) else path
+
+
+def check_paths(job: JobSpec) -> None:
+    """Raise ModelError or DataError for a path of the job that is not on this machine, before anything is started."""
+    model = Path(job.model.path)
+    if model.is_absolute() and not model.is_dir():
+        raise ModelError(f"model.path: no directory {model}", "a directory with config.json, weights and tokenizer, or a hub id")
+    for path in [*job.data.train, *job.data.validation]:
+        if not path.exists():
+            raise DataError(f"{path}: no such file", "paths in a job file are relative to the job file")
 
 
 # What may change between the start of a run and its continuation: it decides where and how it runs, not what it computes.

@@ -18,7 +18,7 @@ import ray
 import ray.exceptions
 
 from cluster.errors import ClusterTooSmall, ClusterUnreachable, WorkersFailed
-from cluster.job import JobSpec, check_continues, write_job
+from cluster.job import JobSpec, check_continues, check_paths, write_job
 from trainers.defaults import Choice, Hardware, resolve
 from trainers.errors import TrainersError
 from trainers.events import Event, EventLog, Listener
@@ -34,6 +34,8 @@ def launch(job: JobSpec, listener: Listener) -> dict[str, Any]:
     Raises TrainersError as the workers did, ClusterTooSmall, ClusterUnreachable, or WorkersFailed when `cluster.max_failures` is used up.
     """
     check_free(job.run_dir)
+    if job.cluster.address is None:
+        check_paths(job)
     with connected(job.cluster.address, workers=job.cluster.workers, cpus=job.cluster.cpus_per_worker):
         job, choices = place_workers(job, ray.cluster_resources())
         for choice in choices:
@@ -84,7 +86,7 @@ def place_workers(job: JobSpec, resources: Mapping[str, float]) -> tuple[JobSpec
         choices.append(Choice("cluster.gpus_per_worker", per_worker, f"the cluster has {gpus} GPUs" if gpus else "the cluster has no GPU"))
     workers = cluster.workers
     if workers == "auto":
-        workers = gpus if per_worker else 1
+        workers = max(1, gpus) if per_worker else 1
         choices.append(Choice("cluster.workers", workers, "one for each GPU" if per_worker else "no GPU: one process uses the cores"))
     cpus = int(resources.get("CPU", 0))
     if workers * per_worker > gpus or workers * cluster.cpus_per_worker > cpus:
@@ -92,9 +94,9 @@ def place_workers(job: JobSpec, resources: Mapping[str, float]) -> tuple[JobSpec
         raise ClusterTooSmall(
             f"{needs}, the cluster has {cpus} CPUs and {gpus} GPUs", "lower cluster.workers, or set cluster.gpus_per_worker: 0 for CPU"
         )
-    placed = job.model_copy(update={"cluster": cluster.model_copy(update={"workers": max(1, workers), "gpus_per_worker": per_worker})})
+    placed = job.model_copy(update={"cluster": cluster.model_copy(update={"workers": workers, "gpus_per_worker": per_worker})})
     device: Literal["cuda", "cpu"] = "cuda" if per_worker else "cpu"
-    resolved, more = resolve(placed, Hardware(device, max(1, workers)))
+    resolved, more = resolve(placed, Hardware(device, workers))
     return JobSpec.model_validate(resolved.model_dump()), choices + more
 
 

@@ -27,6 +27,8 @@ import deepspeed.ops
 from deepspeed.utils import logger as deepspeed_logger
 
 deepspeed_logger.setLevel(logging.ERROR)
+if not torch.cuda.is_available():
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # over a minute to compile at first use; gloo does without
 
 MASTER, FIRST_MOMENT, SECOND_MOMENT = "master", "exp_avg", "exp_avg_sq"
 
@@ -65,6 +67,7 @@ def sharded_loading(config: TrainConfig, *, world_size: int) -> Iterator[None]:
         return
     from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
+    deepspeed.init_distributed(dist_init_required=False, verbose=False)  # else loading takes the number of workers for 1
     keep_alive = HfDeepSpeedConfig(ds_config(config, world_size=world_size))
     try:
         yield
@@ -109,8 +112,6 @@ class Engine:
     def __init__(self, module: nn.Module, config: TrainConfig, world: World) -> None:
         self.module, self.world = module, world
         self.names = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-        if world.device.type == "cpu":
-            _skip_compiled_collectives()
         optimizer = torch.optim.AdamW(_decay_groups(self.names, config.train.weight_decay), lr=0.0, betas=config.train.betas)
         self._engine, self._zero, _, _ = deepspeed.initialize(
             model=module,
@@ -179,6 +180,7 @@ class Engine:
         if self.stage != 3:
             self._zero.update_lp_params()
             return
+        self._zero._partition_all_parameters()  # drop the whole copies of small parameters, or gathering below would keep them as they are
         for flat, masters in zip(self._zero.fp16_partitioned_groups_flat, self._zero.fp32_partitioned_groups_flat, strict=True):
             flat.data.copy_(masters.data)
         for group in range(len(self._zero.fp16_partitioned_groups_flat)):
@@ -208,8 +210,3 @@ def _decay_groups(parameters: Mapping[str, nn.Parameter], weight_decay: float) -
     others = [p for name, p in parameters.items() if dimensions[name] < 2]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
-
-
-def _skip_compiled_collectives() -> None:
-    """DeepSpeed would compile a shared-memory all-reduce at first use (over a minute); gloo does without."""
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -204,14 +204,32 @@ def _score_labels(loaded: Loaded, items: Sequence[Item], scored: Scored, column:
     labels = sorted(set(truth))
     if "" in labels or len(labels) < 2:
         raise DataError(f"--label {column}: expected a column with at least two labels, got {labels[:3]}")
-    candidates: list[Encoded] = []
-    for item, true in zip(items, truth, strict=True):
-        candidates += _label_candidates(loaded, item, true, labels)
-    loss, _ = _losses(loaded, candidates, progress)
-    scores = -loss.reshape(len(items), len(labels))
-    scores -= scores.max(1, keepdims=True)
-    chances = np.exp(scores)
+    scores = np.empty((len(items), len(labels)))
+    for row, (item, true) in enumerate(zip(items, truth, strict=True)):
+        scores[row] = _log_likelihoods(loaded, _label_candidates(loaded, item, true, labels))
+        progress(row + 1, len(items))
+    chances = np.exp(scores - scores.max(1, keepdims=True))
     scored.labels, scored.truth, scored.probabilities = labels, truth, chances / chances.sum(1, keepdims=True)
+
+
+@torch.inference_mode()
+def _log_likelihoods(loaded: Loaded, candidates: Sequence[Encoded]) -> np.ndarray:
+    """Log-probability of what is learnt in each candidate; the prompt they share is computed once and its keys and values are used again."""
+    objective = NextToken(loaded.module, loaded.base)
+    first = min(candidate.learnt.index(True) for candidate in candidates)
+    differing = next((place for place, ids in enumerate(zip(*(c.ids for c in candidates), strict=False)) if len(set(ids)) > 1), first)
+    shared = max(1, min(first, differing))
+    device = loaded.base.device
+    hidden, cache = objective.hidden(torch.tensor([candidates[0].ids[:shared]], device=device))
+    cache.batch_repeat_interleave(len(candidates))
+    rests = [candidate.ids[shared:] for candidate in candidates]
+    width = max(map(len, rests))
+    ids = torch.tensor([rest + [0] * (width - len(rest)) for rest in rests], device=device)
+    counted = torch.tensor([c.learnt[shared:] + [False] * (shared + width - len(c.learnt)) for c in candidates], device=device)
+    rest_hidden, _ = objective.hidden(ids[:, :-1], cache) if width > 1 else (hidden[:, :0].expand(len(candidates), -1, -1), None)
+    before = torch.cat([hidden[:, -1:].expand(len(candidates), -1, -1), rest_hidden], dim=1)
+    chances = log_softmax(objective.logits(before).float(), -1).gather(2, ids[..., None])[..., 0]
+    return np.asarray((chances * counted).sum(1).cpu(), dtype=float)
 
 
 def _label_candidates(loaded: Loaded, item: Item, true: str, labels: Sequence[str]) -> list[Encoded]:

@@ -81,6 +81,7 @@ def fit(run: Run, progress: Progress) -> Progress:
     Raises NonFiniteLoss, CheckpointError, RunBusyError.
     """
     started, trained = time.perf_counter(), 0
+    run.engine.train()  # a model comes from its directory in evaluation, without dropout
     with ThreadPoolExecutor(1, "batches") as ahead:
         upcoming = ahead.submit(step_work, run, progress.step)
         while progress.step < run.sampler.steps and not _exhausted(run, progress):
@@ -231,7 +232,7 @@ def _evaluate_and_judge(run: Run, progress: Progress) -> bool:
     run.log.emit("eval", step=progress.step, metrics={name: round(value, 6) for name, value in metrics.items()})
     criterion = run.config.checkpoint.best_by or "eval_loss"
     value = metrics[criterion] if criterion == "eval_loss" else -metrics[criterion]
-    better = progress.best_value is None or value < progress.best_value
+    better = math.isfinite(value) and (progress.best_value is None or value < progress.best_value)
     if better:
         progress.best_step, progress.best_value, progress.evaluations_without_gain = progress.step, value, 0
     else:

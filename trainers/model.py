@@ -3,7 +3,7 @@
 import contextlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +20,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedTokenizerBase,
 )
+from transformers.pytorch_utils import Conv1D
 
 from trainers.config import LoraMethod, Method, ModelConfig, Task
 from trainers.data.masking import PLAIN_TEMPLATE
@@ -103,15 +104,18 @@ def load_base(
         options |= _class_names(load_model_config(model), labels)
     torch.manual_seed(seed)
     if model.from_scratch:
-        base = auto.from_config(load_model_config(model), **options)
+        base, missing = auto.from_config(load_model_config(model), **options), []
     else:
         if model.quantization != "none":
             options |= {"quantization_config": _quantization(model), "device_map": {"": device}}
         with _hub_errors(model, "model"):
-            base = auto.from_pretrained(model.path, use_safetensors=True, **options)
+            base, loading = auto.from_pretrained(model.path, use_safetensors=True, output_loading_info=True, **options)
+        missing = sorted(loading["missing_keys"])
+    base.new_layers = _new_layers(base, missing, model, task)
     _keep_weights_trainable_through(base)
-    _fit_vocabulary(base, tokenizer, pieces_of=_pieces(model, tokenizer))
+    base.new_tokens = _fit_vocabulary(base, tokenizer, pieces_of=_pieces(model, tokenizer))
     base.config.pad_token_id = tokenizer.pad_token_id
+    torch.manual_seed(seed)  # adapters begin the same however many numbers it took to make the base
     return base
 
 
@@ -122,16 +126,21 @@ def add_adapters(base: Any, method: Method, task: Task, *, quantized: bool) -> n
     _check_targets(base, method)
     for parameter in base.parameters():
         parameter.requires_grad_(False)
+    embeddings = _embeddings(base)
     lora = LoraConfig(
         r=method.rank,
         lora_alpha=method.alpha,
         lora_dropout=method.dropout,
         target_modules=method.targets,
         use_rslora=method.rslora,
+        modules_to_save=base.new_layers or None,
+        trainable_token_indices=dict.fromkeys(embeddings, base.new_tokens) if base.new_tokens else None,
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in base.modules()),  # GPT-2 has its weights transposed
         task_type=TaskType.SEQ_CLS if task == "classify" else TaskType.CAUSAL_LM,
     )
     # adapters in the model's own precision: DeepSpeed keeps float32 masters, and float32 adapters on a bf16 model double the activations
-    module = get_peft_model(base, lora, autocast_adapter_dtype=False)
+    with gathered([layer.weight for layer in embeddings.values()]):
+        module = get_peft_model(base, lora, autocast_adapter_dtype=False)
     if quantized:
         _match_adapter_dtype(module, base.dtype)
     if not method.train_a:
@@ -192,8 +201,6 @@ def decoder_blocks(base: Any) -> list[nn.Module]:
 
 def linear_names(base: Any) -> list[str]:
     """Last parts of the names of modules that can carry an adapter."""
-    from transformers.pytorch_utils import Conv1D
-
     head = base.get_output_embeddings() if hasattr(base, "get_output_embeddings") else None
     return sorted({name.rsplit(".", 1)[-1] for name, m in base.named_modules() if isinstance(m, (nn.Linear, Conv1D)) and m is not head})
 
@@ -243,6 +250,23 @@ def _quantization(model: ModelConfig) -> BitsAndBytesConfig:
     )
 
 
+def _new_layers(base: nn.Module, missing: Sequence[str], model: ModelConfig, task: Task) -> list[str]:
+    """The layers of a classifier's head that begin at random, as the directory has no weights for them. Raises ModelError for any other."""
+    blocks = set(decoder_blocks(base))
+    inside = tuple(f"{name}." for name, module in base.named_modules() if module in blocks)
+    if lost := [name for name in missing if task != "classify" or name.startswith(inside)]:
+        raise ModelError(f"{model.path} has no weights for {lost[0]}" + (f" and {len(lost) - 1} others" if lost[1:] else ""),
+                         "is the directory complete, and a model of the kind the task needs?")  # fmt: skip
+    return sorted({name.rpartition(".")[0] for name in missing})
+
+
+def _embeddings(base: Any) -> dict[str, Any]:
+    """Input embeddings and head over tokens by their names; only the first where they share their weight or there is no such head."""
+    head, embeddings = base.get_output_embeddings(), base.get_input_embeddings()
+    wanted = [embeddings] if head is None or head.weight is embeddings.weight else [embeddings, head]
+    return {name: layer for name, layer in base.named_modules() if any(layer is one for one in wanted)}
+
+
 def _keep_weights_trainable_through(base: nn.Module) -> None:
     """In evaluation on a CPU, bitsandbytes repacks 4-bit weights for good into a form through which no gradient flows: not here."""
     for module in base.modules():
@@ -266,8 +290,11 @@ def _pieces(model: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> dict[int,
 
 
 @torch.no_grad()
-def _fit_vocabulary(base: Any, tokenizer: PreTrainedTokenizerBase, pieces_of: Mapping[int, list[int]]) -> None:
-    """Grow the embeddings for added terms, each starting as the mean of its pieces. Raises ModelError for a tokenizer of another model."""
+def _fit_vocabulary(base: Any, tokenizer: PreTrainedTokenizerBase, pieces_of: Mapping[int, list[int]]) -> list[int]:
+    """Grow the embeddings for added terms, each starting as the mean of its pieces; the terms' rows.
+
+    Raises ModelError for a tokenizer of another model.
+    """
     rows = base.get_input_embeddings().num_embeddings
     if len(tokenizer) - len(pieces_of) > rows:
         raise ModelError(f"the tokenizer has {len(tokenizer)} tokens, the model's embeddings {rows} rows: they do not belong together",
@@ -279,6 +306,7 @@ def _fit_vocabulary(base: Any, tokenizer: PreTrainedTokenizerBase, pieces_of: Ma
             with gathered([embeddings.weight], modify=True):
                 for index, pieces in pieces_of.items():
                     embeddings.weight[index] = embeddings.weight[pieces].mean(0)
+    return sorted(pieces_of)
 
 
 @contextlib.contextmanager

@@ -44,6 +44,11 @@ class NextToken(nn.Module):
         loss = self._summed_loss(hidden[wanted], batch.targets[wanted].clamp(min=0))
         return loss * batch.weight, None
 
+    def hidden(self, ids: torch.Tensor, cache: Any = None) -> tuple[torch.Tensor, Any]:
+        """Last hidden states (R, W, H) of tokens that continue what is in `cache`, and the cache grown by them. For evaluation."""
+        output = self._body[0](input_ids=ids, past_key_values=cache, use_cache=True)
+        return output.last_hidden_state, output.past_key_values
+
     def loss_by_row(self, batch: Batch) -> torch.Tensor:
         """The loss of each row, summed over its targets: (R,) float32. For evaluation."""
         inputs = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "attention_mask": batch.attention_mask}

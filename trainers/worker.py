@@ -1,5 +1,6 @@
 """One training process from start to end: everything above the loop. Run by Ray Train on every worker, or by `python -m trainers`."""
 
+import contextlib
 import resource
 import shutil
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from trainers import checkpoint, flops, objectives
 from trainers.checkpoint import Checkpoint, Progress
@@ -49,7 +51,8 @@ def train(run_dir: Path, *, run_id: str, listeners: Sequence[Listener] = ()) -> 
             _train(config, run_dir, world, log, lease)
         except TrainersError as error:
             if world.is_main and not isinstance(error, RunBusyError):  # whoever holds the directory now writes it
-                _record_failure(run_dir, log, error)
+                with contextlib.suppress(OSError):  # a full disk may be the very reason
+                    _record_failure(run_dir, log, error)
             raise
         finally:
             log.close()
@@ -134,10 +137,13 @@ def _train(config: TrainConfig, run_dir: Path, world: World, log: EventLog, leas
 
 def _finish(run: Run, loaded: Loaded, run_dir: Path, progress: Progress, summary: Summary) -> None:
     """Take the best weights, evaluate them, write model, card and report."""
-    best = run.config.checkpoint.best_by is not None and progress.best_step not in (None, progress.step)
-    if best:
-        chosen = next(c for c in checkpoint.find(run.checkpoints) if c.step == progress.best_step)
-        checkpoint.restore(chosen, run.engine)
+    if run.config.checkpoint.best_by is not None and progress.best_step not in (None, progress.step):
+        best = _newest_whole(run.checkpoints, run.world, step=progress.best_step)
+        if best is not None:
+            checkpoint.restore(best, run.engine)
+        else:
+            run.log.emit("warning", step=progress.step, message=f"the checkpoint of step {progress.best_step}, the best, is not whole "
+                         "any more: the last weights are taken")  # fmt: skip
     metrics = evaluate(run, run.validation) if len(run.validation) else {}
     folder = run_dir / ("adapter" if loaded.is_adapter else "model")
     tensors = _whole_tensors(loaded, run.engine, run.world)
@@ -174,7 +180,7 @@ def _export(loaded: Loaded, tensors: dict[str, torch.Tensor], folder: Path, labe
         save_trained(loaded, tensors, partial, labels=labels)
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"cannot write {folder}: {error}", "the checkpoints are intact: free space, then consortium resume RUN"
         ) from error
@@ -246,11 +252,13 @@ def _check_same_data(run_dir: Path, summary: Summary) -> None:
         raise DataError(f"{gone[0]} has changed since this run began", "put the file back, or give the run another name")
 
 
-def _newest_whole(folder: Path, world: World) -> Checkpoint | None:
-    """The newest checkpoint whose files are as they were written; one that is not is set aside in favour of the one before."""
+def _newest_whole(folder: Path, world: World, *, step: int | None = None) -> Checkpoint | None:
+    """The newest checkpoint (or that of `step`) whose files are as they were written; one that is not is passed over for the one before."""
 
     def choose() -> Checkpoint | None:
         for candidate in reversed(checkpoint.find(folder)):
+            if step not in (None, candidate.step):
+                continue
             try:
                 checkpoint.verify(candidate)
             except CheckpointError as error:
@@ -277,7 +285,7 @@ def _start_facts(
         "versions": _versions(),
         "data": {"train_rows": summary.train_rows, "validation_rows": summary.validation_rows, "files": summary.files,
                  "labels": len(summary.labels), "truncated": summary.truncated, "bad_rows_skipped": summary.bad},
-        "parameters": {"total": shape.parameters + (trainable if config.method.type == "lora" else 0), "trainable": trainable},
+        "parameters": {"total": shape.parameters + trainable if config.method.type == "lora" else trainable, "trainable": trainable},
         "choices": [choice.as_dict() for choice in choices],
         "flops_formula": flops.FORMULAS[config.method.type],
     }  # fmt: skip

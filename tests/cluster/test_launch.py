@@ -160,6 +160,7 @@ def test_workers_default_to_one_for_each_gpu(llama_dir: Path, data: DemoData, tm
             "4 workers need 4 CPUs and 4 GPUs, the cluster has 8 CPUs and 2 GPUs",
         ),
         ({"workers": 1, "gpus_per_worker": 1}, {"CPU": 8.0}, "the cluster has 8 CPUs and 0 GPUs"),
+        ({"gpus_per_worker": 1}, {"CPU": 8.0}, "1 workers need 1 CPUs and 1 GPUs, the cluster has 8 CPUs and 0 GPUs"),
         ({"workers": 4, "cpus_per_worker": 4}, {"CPU": 8.0}, "4 workers need 16 CPUs"),
     ],
 )

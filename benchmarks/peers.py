@@ -1,0 +1,541 @@
+"""Tokens a second against Hugging Face Trainer and TRL: same model, examples, loss, optimizer and precision, on this machine's CPU.
+
+    python benchmarks/peers.py [--steps 30] [--json OUT] [--loss completion|all] [--data FILE.csv]
+
+The model is a Llama (6 layers, 256 wide, random weights, a tokenizer of 4096 trained on the spot) with LoRA of rank 16 on every linear
+layer, in float32; the data BANKING77 (../shared/data/banking77, or --data) as user and assistant turns, else our synthetic tickets. All
+contenders train on the very same token ids and labels, 64 examples a step, with AdamW, a constant rate, clipping to 1.0, and the same loss:
+the sum over all learnt tokens of a step divided by their number (what Trainer and TRL do by default). No evaluation, checkpoint or log line
+of a peer falls into a timed step.
+
+Every contender is tried in all its set-ups (two processes of one thread, one process of two threads; for peers every sampling strategy that
+Trainer has, with and without accumulation; the best of those again with torch's `medium` precision where that leaves float32 products exact,
+as oneDNN then computes them) and goes on with its fastest. Then they take turns of a few steps, round after round, each in
+processes of its own that wait, blocked, while it is not their turn. Time is taken here, outside: from the word to go until the last process
+has finished its last step. Tokens are counted at the door of the model, padding not.
+"""
+
+import argparse
+import csv
+import json
+import os
+import platform
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from itertools import product
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))  # a checkout that is not installed
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+BANKING77 = REPOSITORY.parent / "shared" / "data" / "banking77" / "train.csv"
+VOCABULARY, LAYERS, WIDTH, RANK, ALPHA = 4096, 6, 256, 16, 32
+EXAMPLES_A_STEP = 64
+LEARNING_RATE = 1e-3
+STEADY = {"schedule": "constant", "warmup": 0}
+WARM_UP, TRIAL, TURN = 3, 5, 5
+"""Steps: before anything is timed, to choose a set-up, of one turn in a round"""
+TRIAL_SECONDS = 6.0
+PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "deepspeed", "datasets")
+PRELOADED = ["torch", "torch.distributed", "transformers", "trl", "peft", "datasets", "trainers.worker"]
+
+
+@dataclass(frozen=True)
+class SetUp:
+    """One way to run a contender."""
+
+    name: str
+    workers: int
+    threads: int
+    sampling: str = "random"
+    accumulation: int = 1
+    precision: str = "highest"
+    """torch.set_float32_matmul_precision"""
+
+    def __str__(self) -> str:
+        options = "" if self.name == "ours" else f", {self.sampling}, accumulation {self.accumulation}, {self.precision}"
+        return f"{self.workers} x {self.threads} threads{options}"
+
+
+@dataclass
+class Counts:
+    """What passed through the model of one process, or of all: real tokens, tokens computed, examples, learnt tokens."""
+
+    tokens: int = 0
+    computed: int = 0
+    examples: int = 0
+    targets: int = 0
+    losses: list[float] = field(default_factory=list)
+    """By step; a process's share, to be averaged over processes"""
+    cpu_seconds: float = 0.0
+
+
+@dataclass
+class Turn:
+    """Some steps of one contender."""
+
+    steps: int
+    seconds: float
+    counts: Counts
+
+    @property
+    def speed(self) -> float:
+        return self.counts.tokens / self.seconds
+
+
+def _set_ups() -> list[SetUp]:
+    layouts = [(2, 1), (1, 2)]
+    padded = [("random", 1), ("group_by_length", 1), ("batch_rebalance", 1), ("batch_rebalance", 2)]
+    found = [SetUp("ours", *layout) for layout in layouts]
+    for name, layout, (sampling, accumulation) in product(("Trainer", "TRL"), layouts, padded):
+        if sampling == "random" or layout[0] * accumulation > 1:  # one batch has nothing to balance
+            found.append(SetUp(name, *layout, sampling, accumulation))
+    return found + [SetUp("TRL packed", *layout, "random", n) for layout, n in product(layouts, (1, 2))]
+
+
+# in the processes of a contender
+
+
+class Gate:
+    """Counts steps, and holds the process when its turn is over until the next one begins."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection, self.counts, self.left = connection, Counts(), 0
+
+    def wait(self) -> None:
+        self.left = self.connection.recv()
+        self.counts, self.began = Counts(), time.process_time()
+
+    def step_done(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.counts.cpu_seconds = time.process_time() - self.began
+            self.connection.send(self.counts)
+            self.wait()
+
+
+def _work(set_up: SetUp, rank: int, port: int, folder: Path, loss: str, connection: Connection) -> None:
+    """One process of a contender, until it is killed."""
+    os.environ["OMP_NUM_THREADS"] = str(set_up.threads)
+    if set_up.workers > 1:
+        places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": set_up.workers, "MASTER_PORT": port}
+        os.environ.update({"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in places.items()}})
+    import torch
+
+    from trainers.worker import quiet
+
+    quiet()
+    torch.set_num_threads(set_up.threads)
+    torch.set_float32_matmul_precision(set_up.precision)
+    gate = Gate(connection)
+    if set_up.name == "ours":
+        _run_ours(set_up, folder, loss, gate)
+    else:
+        _run_peer(set_up, folder, gate)
+
+
+def _run_ours(set_up: SetUp, folder: Path, loss: str, gate: Gate) -> None:
+    """The real thing, `trainers.worker.train`, with a gate behind every step."""
+    from trainers import loop, worker
+    from trainers.data.batches import NO_TARGET
+
+    real_step = loop.train_step
+
+    def gated_step(run: loop.Run, step: int, work: loop.StepWork) -> int:
+        tokens = real_step(run, step, work)
+        for micro in work.passes:
+            gate.counts.tokens += int(run.train.lengths[micro.examples].sum())
+            gate.counts.computed += micro.batch.input_ids.numel()
+            gate.counts.examples += len(micro.examples)
+            gate.counts.targets += int((micro.batch.targets != NO_TARGET).sum()) if micro.examples else 0
+        gate.counts.losses.append(losses.pop())
+        gate.step_done()
+        return tokens
+
+    losses: list[float] = []
+    emit = worker.EventLog.emit
+
+    def noting_emit(log: worker.EventLog, event: str, **fields: Any) -> None:
+        losses.extend([fields["loss"]] if event == "step" else [])
+        emit(log, event, **fields)
+
+    gate.wait()
+    with mock.patch.object(loop, "train_step", gated_step), mock.patch.object(worker.EventLog, "emit", noting_emit):
+        worker.train(_our_run(set_up, folder, loss), run_id="benchmark")
+
+
+def _our_run(set_up: SetUp, folder: Path, loss: str) -> Path:
+    config = {
+        "name": f"ours-{set_up.workers}",
+        "task": "sft" if loss == "completion" else "pretrain",
+        "model": str(folder / "model"),
+        "method": {"lora": {"rank": RANK, "alpha": ALPHA}},
+        "data": {"train": str(folder / f"{loss}.jsonl"), "validation_fraction": 0},
+        "train": {"max_steps": 100_000, "global_batch_size": EXAMPLES_A_STEP, "learning_rate": LEARNING_RATE, **STEADY},
+        "zero": 2,
+        "checkpoint": {"every": 100_000},
+        "tracking": {"tensorboard": False},
+        "output": str(folder),
+    }
+    run_dir = folder / config["name"]
+    run_dir.mkdir(exist_ok=True)
+    (run_dir / "config.json").write_text(json.dumps(config))
+    return run_dir
+
+
+def _run_peer(set_up: SetUp, folder: Path, gate: Gate) -> None:
+    import datasets
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.manual_seed(0)
+    examples = datasets.load_from_disk(str(folder / "examples"))
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    lora = LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+    base = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
+    trainer = _make_trainer(set_up, get_peft_model(base, lora), tokenizer, examples, folder)
+    _count(trainer, gate)
+    gate.wait()
+    trainer.train()
+
+
+def _make_trainer(set_up: SetUp, model: Any, tokenizer: Any, examples: Any, folder: Path) -> Any:
+    from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
+    from trl import SFTConfig, SFTTrainer
+
+    shares = set_up.workers * set_up.accumulation
+    common = {
+        "output_dir": str(folder / "peers"),
+        "use_cpu": True,
+        "bf16": False,
+        "per_device_train_batch_size": EXAMPLES_A_STEP // shares,
+        "gradient_accumulation_steps": set_up.accumulation,
+        "gradient_checkpointing": False,  # TRL's default is True
+        "train_sampling_strategy": set_up.sampling,
+        "max_steps": 100_000,
+        "learning_rate": LEARNING_RATE,
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": 1.0,
+        "logging_strategy": "no",
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "ddp_find_unused_parameters": False,  # True by default, and slower
+        "dataloader_pin_memory": False,
+    }
+    longest = max(examples["length"])
+    if set_up.name == "Trainer":
+        collator = DataCollatorForSeq2Seq(tokenizer, padding=True, label_pad_token_id=-100)
+        return Trainer(model, TrainingArguments(**common), data_collator=collator, train_dataset=examples, processing_class=tokenizer)
+    if set_up.name == "TRL":
+        return SFTTrainer(model, SFTConfig(**common, max_length=longest), train_dataset=examples, processing_class=tokenizer)
+    # rows of as many tokens as each process would get of 64 examples, one row a pass: as many tokens a step as everyone else
+    row = max(longest, round(EXAMPLES_A_STEP * statistics.mean(examples["length"]) / shares))
+    packed = common | {"per_device_train_batch_size": 1}
+    config = SFTConfig(**packed, max_length=row, packing=True, packing_strategy="bfd")
+    return SFTTrainer(model, config, train_dataset=examples.remove_columns("length"), processing_class=tokenizer)
+
+
+def _count(trainer: Any, gate: Gate) -> None:
+    """Count at the model's door, note losses, and hold at the end of a turn."""
+    from transformers import TrainerCallback
+
+    def at_the_door(module: Any, arguments: Any, inputs: dict[str, Any]) -> None:
+        ids, mask, positions = inputs["input_ids"], inputs.get("attention_mask"), inputs.get("position_ids")
+        gate.counts.computed += ids.numel()
+        gate.counts.tokens += ids.numel() if mask is None else int(mask.sum())
+        gate.counts.examples += len(ids) if positions is None else int((positions == 0).sum())
+        gate.counts.targets += int((inputs["labels"][:, 1:] != -100).sum())
+
+    share = [0.0]
+    real_step = trainer.training_step
+
+    def noting_step(*arguments: Any, **options: Any) -> Any:
+        loss = real_step(*arguments, **options)
+        share[0] += float(loss)
+        return loss
+
+    class AtStepEnd(TrainerCallback):
+        def on_step_end(self, *arguments: Any, **options: Any) -> None:
+            gate.counts.losses.append(share[0])
+            share[0] = 0.0
+            gate.step_done()
+
+    trainer.model.register_forward_pre_hook(at_the_door, with_kwargs=True)
+    trainer.training_step = noting_step
+    trainer.add_callback(AtStepEnd())
+
+
+# here
+
+
+class Contender:
+    """The processes of one set-up."""
+
+    def __init__(self, set_up: SetUp, folder: Path, loss: str) -> None:
+        self.set_up = set_up
+        self.turns: list[Turn] = []
+        self.losses: list[float] = []
+        context = get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self._processes: list[BaseProcess] = []
+        self._connections: list[Connection] = []
+        for rank in range(set_up.workers):
+            mine, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(set_up, rank, port, folder, loss, theirs), daemon=True)
+            process.start()
+            theirs.close()  # so that a dead process is seen as the end of its pipe
+            self._processes.append(process)
+            self._connections.append(mine)
+
+    def turn(self, steps: int) -> Turn:
+        began = time.perf_counter()
+        for connection in self._connections:
+            connection.send(steps)
+        found = [connection.recv() for connection in self._connections]
+        turn = Turn(steps, time.perf_counter() - began, _together(found))
+        self.losses += turn.counts.losses
+        return turn
+
+    def trial(self) -> tuple[float, float]:
+        """Real tokens a second, and the share of padding, over up to TRIAL steps; fewer where they are slow."""
+        turns = [self.turn(1)]
+        while len(turns) < TRIAL and sum(turn.seconds for turn in turns) < TRIAL_SECONDS:
+            turns.append(self.turn(1))
+        tokens, computed = (sum(getattr(turn.counts, name) for turn in turns) for name in ("tokens", "computed"))
+        return tokens / sum(turn.seconds for turn in turns), 1 - tokens / computed
+
+    def stop(self) -> None:
+        for process in self._processes:
+            os.kill(process.pid or 0, signal.SIGKILL)
+            process.join()
+
+
+def _together(shares: list[Counts]) -> Counts:
+    sums = {name: sum(getattr(share, name) for share in shares) for name in ("tokens", "computed", "examples", "targets", "cpu_seconds")}
+    losses = [statistics.mean(step) for step in zip(*(share.losses for share in shares), strict=True)]
+    return Counts(**sums, losses=losses)
+
+
+def _choose(folder: Path, loss: str) -> tuple[list[Contender], list[dict[str, Any]]]:
+    """Try all set-ups; the fastest of each name, running."""
+    best: dict[str, tuple[float, Any]] = {}
+    trials: list[dict[str, Any]] = []
+
+    def attempt(set_up: SetUp) -> None:
+        contender = Contender(set_up, folder, loss)
+        contender.turn(WARM_UP)
+        speed, padding = contender.trial()
+        trials.append({**asdict(set_up), "tokens_per_second": speed, "padding": padding})
+        print(f"  tried {set_up.name:<11} {speed:7.0f} tokens/s  padding {padding:5.1%}  {set_up}", file=sys.stderr, flush=True)
+        before = best.get(set_up.name, (0.0, None))
+        best[set_up.name] = max(before, (speed, contender), key=lambda found: found[0])
+        loser = contender if before[0] >= speed else before[1]
+        if loser is not None:
+            loser.stop()
+
+    for set_up in _set_ups():
+        attempt(set_up)
+    for _, contender in list(best.values()) * _medium_is_exact():
+        if contender.set_up.name != "ours":
+            attempt(replace(contender.set_up, precision="medium"))
+    return [contender for _, contender in best.values()], trials
+
+
+def _medium_is_exact() -> bool:
+    """Whether torch's `medium` leaves float32 products as exact as they are, which it does on a CPU without a bfloat16 matrix unit."""
+    import torch
+
+    errors = []
+    first, second = torch.randn(256, 256), torch.randn(256, 256)
+    for precision in ("highest", "medium"):
+        torch.set_float32_matmul_precision(precision)
+        errors.append(float((first @ second - first.double() @ second.double()).abs().max()))
+    return errors[1] < 10 * errors[0]
+
+
+def _rounds(contenders: list[Contender], steps: int) -> list[dict[str, Any]]:
+    """Turns of all contenders, round after round, each round begun by another one."""
+    results = []
+    for number in range(-(-steps // TURN)):
+        first = number % len(contenders)
+        for contender in contenders[first:] + contenders[:first]:
+            contender.turns.append(contender.turn(TURN))
+        speeds = {c.set_up.name: c.turns[-1].speed for c in contenders}
+        results.append({"speeds": speeds, "ratio": _ratio(speeds)})
+    return results
+
+
+def _ratio(speeds: dict[str, float]) -> float:
+    """Ours over the fastest peer."""
+    return speeds["ours"] / max(speed for name, speed in speeds.items() if name != "ours")
+
+
+def _summary(contender: Contender) -> dict[str, Any]:
+    speeds, counts = [turn.speed for turn in contender.turns], [turn.counts for turn in contender.turns]
+    steps = sum(turn.steps for turn in contender.turns)
+    tokens, computed = sum(c.tokens for c in counts), sum(c.computed for c in counts)
+    return {
+        **asdict(contender.set_up),
+        "tokens_per_second": statistics.median(speeds),
+        "slowest": min(speeds),
+        "fastest": max(speeds),
+        "tokens_per_cpu_second": tokens / sum(c.cpu_seconds for c in counts),
+        "padding": 1 - tokens / computed,
+        "examples_per_step": sum(c.examples for c in counts) / steps,
+        "tokens_per_step": tokens / steps,
+        "targets_per_example": sum(c.targets for c in counts) / sum(c.examples for c in counts),
+        "first_loss": contender.losses[0],
+        "last_loss": statistics.mean(contender.losses[-10:]),
+    }
+
+
+def _print(contenders: list[Contender], summaries: list[dict[str, Any]], rounds: list[dict[str, Any]]) -> None:
+    print(f"\n{'':<11} {'tokens/s':>8} {'(slowest - fastest)':>19}  {'per CPU s':>9}  {'padding':>7}  {'examples':>8} {'tokens':>6} {'learnt':>6}"
+          f"  {'loss: first':>11} {'last 10':>7}  set-up")  # fmt: skip
+    for contender, s in zip(contenders, summaries, strict=True):
+        spread = f"({s['slowest']:.0f} - {s['fastest']:.0f})"
+        print(
+            f"{s['name']:<11} {s['tokens_per_second']:>8.0f} {spread:>19}  {s['tokens_per_cpu_second']:>9.0f}  {s['padding']:>7.1%}  "
+            f"{s['examples_per_step']:>8.1f} {s['tokens_per_step']:>6.0f} {s['targets_per_example']:>6.2f}  "
+            f"{s['first_loss']:>11.3f} {s['last_loss']:>7.3f}  {contender.set_up}"
+        )
+    ratios = [r["ratio"] for r in rounds]
+    print(f"\nours / fastest peer, by round: {' '.join(f'{ratio:.2f}' for ratio in ratios)}   median {statistics.median(ratios):.2f}")
+
+
+# what all train on
+
+
+def _make_inputs(folder: Path, data: Path, loss: str) -> str:
+    """Model, tokenizer, our rows and the peers' examples of the same tokens; where the data came from."""
+    import datasets
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from trainers.config import DataConfig
+    from trainers.data import prepare
+    from trainers.data.tokenizer import train_tokenizer
+
+    turns = list(_conversations(data, folder))
+    tokenizer = train_tokenizer((f"User:\n{q}\nAssistant:\n{a}" for q, a in turns), folder / "model", vocabulary=VOCABULARY)
+    torch.manual_seed(0)
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=WIDTH,
+            intermediate_size=688,
+            num_hidden_layers=LAYERS,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=1024,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    ).save_pretrained(folder / "model")
+    _write_rows(turns, folder / f"{loss}.jsonl", loss)
+    task = "sft" if loss == "completion" else "pretrain"
+    prepare.prepare(DataConfig(train=[folder / f"{loss}.jsonl"], validation_fraction=0), task, tokenizer, folder / "data", max_length=1024)
+    ours, _ = prepare.load(folder / "data")
+    datasets.Dataset.from_list([_as_peers_read(sample) for sample in ours.samples(range(len(ours)))]).save_to_disk(folder / "examples")
+    return f"{len(turns)} examples of {data if data.exists() else 'synthetic tickets'}: {_spread(ours.lengths.tolist())}"
+
+
+def _conversations(data: Path, folder: Path) -> Iterator[tuple[str, str]]:
+    if data.exists():
+        with data.open(newline="", encoding="utf-8") as stream:
+            yield from ((row["text"].strip(), row["category"].replace("_", " ")) for row in csv.DictReader(stream))
+        return
+    from trainers.data.synthetic import write_demo_data
+
+    for line in write_demo_data(folder / "synthetic").tickets_train.open(encoding="utf-8"):
+        question, answer = json.loads(line)["messages"]
+        yield question["content"], answer["content"]
+
+
+def _write_rows(turns: list[tuple[str, str]], path: Path, loss: str) -> None:
+    """Conversations, of which the answers are learnt; or texts, of which all is."""
+
+    def row(question: str, answer: str) -> dict[str, Any]:
+        if loss == "all":
+            return {"text": f"User:\n{question}\nAssistant:\n{answer}"}
+        return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+    path.write_text("".join(json.dumps(row(*turn)) + "\n" for turn in turns), encoding="utf-8")
+
+
+def _as_peers_read(sample: Any) -> dict[str, Any]:
+    labels = [int(token) if learnt else -100 for token, learnt in zip(sample.ids, sample.learnt, strict=True)]
+    return {"input_ids": sample.ids.tolist(), "labels": labels, "length": len(sample.ids)}
+
+
+def _spread(lengths: list[int]) -> str:
+    quarters = statistics.quantiles(lengths, n=4)
+    return f"{min(lengths)} to {max(lengths)} tokens, quartiles {quarters[0]:.0f}, {quarters[1]:.0f}, {quarters[2]:.0f}"
+
+
+def _facts() -> dict[str, Any]:
+    """Where, when and with what this was measured."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "revision": git.stdout.strip(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=30, help="timed steps of each contender (default 30)")
+    parser.add_argument("--json", type=Path, help="write all results to this file")
+    parser.add_argument("--loss", choices=["completion", "all"], default="completion", help="over the answers' tokens, or over all")
+    parser.add_argument("--data", type=Path, default=BANKING77, help="a CSV file with columns text and category")
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments = _arguments()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = _make_inputs(folder, arguments.data, arguments.loss)
+        print(data, file=sys.stderr)
+        contenders, trials = _choose(folder, arguments.loss)
+        try:
+            rounds = _rounds(contenders, arguments.steps)
+        finally:
+            for contender in contenders:
+                contender.stop()
+        summaries = [_summary(contender) for contender in contenders]
+    _print(contenders, summaries, rounds)
+    if arguments.json:
+        results = {"data": data, "loss": arguments.loss, "results": summaries, "rounds": rounds, "trials": trials}
+        arguments.json.write_text(json.dumps({**_facts(), **results}, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""The command as a user runs it: in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import helpers
+from trainers.data.synthetic import DemoData, write_demo_data
+
+
+def _consortium(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "consortium", *map(str, arguments)],
+        input=stdin, capture_output=True, text=True, timeout=300, cwd=helpers.REPOSITORY, env=os.environ | {"COLUMNS": "200"},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> DemoData:
+    return write_demo_data(tmp_path_factory.mktemp("data"), tickets=200, documents=10)
+
+
+def _write_job(folder: Path, model: Path | str, data: DemoData, extra: str = "") -> Path:
+    path = folder / "job.yaml"
+    path.write_text(
+        f"task: sft\nmodel: {model}\ndata: {{train: {data.tickets_train}, group_by: customer_id, over_length: truncate}}\n"
+        f"train: {{max_steps: 3, global_batch_size: 4}}\noutput: {folder}/runs\n{extra}"
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def run_dir(llama_dir: Path, data: DemoData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run trained by the command itself, on Ray."""
+    folder = tmp_path_factory.mktemp("job")
+    done = _consortium("train", _write_job(folder, llama_dir, data))
+    assert done.returncode == 0, done.stderr
+    return folder / "runs" / "job"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys, consortium.main; sys.argv = ['consortium', '--help']\ntry: consortium.main.main()\nexcept SystemExit: pass\n"
+    heavy = "print(sorted(set(sys.modules) & {'torch', 'ray', 'flwr', 'transformers', 'datasets', 'deepspeed', 'numpy', 'pydantic'}))"
+    output = subprocess.run([sys.executable, "-c", code + heavy], capture_output=True, text=True, check=True, cwd=helpers.REPOSITORY).stdout
+    assert "Fine-tune language models" in output and output.splitlines()[-1] == "[]"
+
+
+def test_train_prints_what_was_chosen_with_its_reason_and_the_result(run_dir: Path) -> None:
+    report = json.loads((run_dir / "report.json").read_text())
+    assert report["status"] == "finished" and any(choice["field"] == "zero.stage" and choice["reason"] for choice in report["choices"])
+
+
+def test_training_again_under_the_same_name_is_refused(run_dir: Path) -> None:
+    again = _consortium("train", run_dir.parents[1] / "job.yaml")
+    assert (again.returncode, again.stderr.count("\n")) == (2, 2)
+    assert "already holds a run" in again.stderr and "--resume" in again.stderr
+
+
+def test_evaluate_prints_json_with_groups_and_label_accuracy(run_dir: Path, data: DemoData, tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.csv"
+    done = _consortium("evaluate", run_dir, "--data", data.tickets_test, "--label", "intent", "--by", "segment", "--limit", 8,
+                       "--review", sheet, "--terms", "terms", "--json")  # fmt: skip
+    metrics = json.loads(done.stdout)
+    assert metrics["rows"] == 8 and metrics["perplexity"] > 1 and 0 <= metrics["accuracy"] <= 1 and "bleu" in metrics
+    assert set(metrics["by"]["segment"]["groups"]) <= {"retail", "student", "business", "premium"}
+    assert sheet.read_text().startswith("row,input,expected,answer,correct (y/n)") and sheet.stat().st_mode & 0o777 == 0o600
+
+
+def test_predict_answers_each_line_and_abstains_below_a_confidence(run_dir: Path) -> None:
+    lines = _consortium("predict", run_dir, "--abstain-below", "1", stdin='I lost my card\n{"text": "which fee?"}\n').stdout.splitlines()
+    answers = [json.loads(line) for line in lines]
+    assert [answer["abstained"] for answer in answers] == [True, True] and answers[0]["input"] == "I lost my card"
+
+
+def test_export_merges_the_adapter_into_a_model_that_loads(run_dir: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    done = _consortium("export", run_dir, "--merge", "--output", tmp_path / "merged")
+    assert done.returncode == 0, done.stderr
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert not any("lora" in name for name, _ in model.named_parameters())
+
+
+def test_data_inspect_shows_rows_and_what_is_learnt(llama_dir: Path, data: DemoData) -> None:
+    shown = _consortium("data", "inspect", data.tickets_test, "--model", llama_dir).stdout
+    assert "rows" in shown and "learn" in shown
+
+
+def test_init_writes_a_job_that_only_lacks_a_model(tmp_path: Path) -> None:
+    assert _consortium("init", tmp_path / "new").returncode == 0
+    refused = _consortium("train", tmp_path / "new" / "job.yaml")
+    assert refused.returncode == 2 and "no directory /models/Llama-3.1-8B" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("override", "message", "hint"),
+    [
+        ("model.path=/nowhere", "no directory /nowhere", "config.json"),
+        ("cluster.workers=0", "cluster.workers", "commented job file"),
+        ("cluster.gpus_per_worker=1", "the cluster has", "gpus_per_worker: 0"),
+        ("train.learning_rat=1", "did you mean train.learning_rate?", "commented job file"),
+        ("data.train=nowhere.jsonl", "no such file", "relative to the job file"),
+    ],
+)
+def test_bad_input_is_a_line_and_a_hint_and_exit_code_2(
+    llama_dir: Path, data: DemoData, tmp_path: Path, override: str, message: str, hint: str
+) -> None:
+    done = _consortium("train", _write_job(tmp_path, llama_dir, data), "--set", override)
+    error = next(line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert message in error and hint in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("resume", "/nowhere"), "is no run directory"),
+        (("evaluate", "/nowhere", "--data", "x.jsonl"), "neither a run"),
+        (("predict", "/nowhere"), "neither a run"),
+        (("train", "/nowhere.yaml"), "No such file"),
+    ],
+)
+def test_a_wrong_path_is_a_line_and_exit_code_2(arguments: tuple[str, ...], message: str) -> None:
+    done = _consortium(*arguments)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
