@@ -92,7 +92,7 @@ def test_data_inspect_shows_rows_and_what_is_learnt(llama_dir: Path, data: DemoD
 
 def test_init_writes_a_job_that_only_lacks_a_model(tmp_path: Path) -> None:
     assert _consortium("init", tmp_path / "new").returncode == 0
-    refused = _consortium("train", tmp_path / "new" / "job.yaml")
+    refused = _consortium("train", tmp_path / "new" / "job.yaml", "--set", f"output={tmp_path}")
     assert refused.returncode == 2 and "no directory /models/Llama-3.1-8B" in refused.stderr
 
 
