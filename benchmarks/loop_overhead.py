@@ -269,6 +269,7 @@ def _facts() -> dict[str, Any]:
         "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
         "revision": git.stdout.strip(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "load": os.getloadavg(),
     }
 
 

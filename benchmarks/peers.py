@@ -8,11 +8,11 @@ contenders train on the very same token ids and labels, 64 examples a step, with
 the sum over all learnt tokens of a step divided by their number (what Trainer and TRL do by default). No evaluation, checkpoint or log line
 of a peer falls into a timed step.
 
-Every contender is tried in all its set-ups (two processes of one thread, one process of two threads; for peers every sampling strategy that
-Trainer has, with and without accumulation; the best of those again with torch's `medium` precision where that leaves float32 products exact,
-as oneDNN then computes them) and goes on with its fastest. Then they take turns of a few steps, round after round, each in
-processes of its own that wait, blocked, while it is not their turn. Time is taken here, outside: from the word to go until the last process
-has finished its last step. Tokens are counted at the door of the model, padding not.
+Every contender is tried in all its set-ups: two processes of one thread and one of two; for peers the sampling strategies Trainer has, and
+accumulation; the best of those again in torch's `medium` precision, where that leaves float32 products exact and oneDNN computes them. It
+goes on with its fastest. Then all take turns of a few steps, round after round, each in processes of its own, which wait, blocked, while it
+is not their turn. Time is taken outside of them, here: from the word to go until the last process has finished its last step. Tokens are
+counted at the door of the model, padding not.
 """
 
 import argparse
@@ -27,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -52,7 +52,7 @@ WARM_UP, TRIAL, TURN = 3, 5, 5
 """Steps: before anything is timed, to choose a set-up, of one turn in a round"""
 TRIAL_SECONDS = 6.0
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "deepspeed", "datasets")
-PRELOADED = ["torch", "torch.distributed", "transformers", "trl", "peft", "datasets", "trainers.worker"]
+PRELOADED = ["trainers.worker", "torch.distributed", "transformers", "trl", "peft", "datasets"]
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,10 @@ class Turn:
 
 def _set_ups() -> list[SetUp]:
     layouts = [(2, 1), (1, 2)]
-    padded = [("random", 1), ("group_by_length", 1), ("batch_rebalance", 1), ("batch_rebalance", 2)]
+    padded = [("random", 1), ("group_by_length", 1), ("batch_rebalance", 2), ("batch_rebalance", 4)]
     found = [SetUp("ours", *layout) for layout in layouts]
-    for name, layout, (sampling, accumulation) in product(("Trainer", "TRL"), layouts, padded):
-        if sampling == "random" or layout[0] * accumulation > 1:  # one batch has nothing to balance
-            found.append(SetUp(name, *layout, sampling, accumulation))
-    return found + [SetUp("TRL packed", *layout, "random", n) for layout, n in product(layouts, (1, 2))]
+    found += [SetUp(name, *layout, *strategy) for name, layout, strategy in product(("Trainer", "TRL"), layouts, padded)]
+    return found + [SetUp("TRL packed", *layout, accumulation=n) for layout, n in product(layouts, (2, 4, 8))]
 
 
 # in the processes of a contender
@@ -397,6 +395,7 @@ def _summary(contender: Contender) -> dict[str, Any]:
     return {
         **asdict(contender.set_up),
         "tokens_per_second": statistics.median(speeds),
+        "tokens_per_second_overall": tokens / sum(turn.seconds for turn in contender.turns),
         "slowest": min(speeds),
         "fastest": max(speeds),
         "tokens_per_cpu_second": tokens / sum(c.cpu_seconds for c in counts),
@@ -410,8 +409,10 @@ def _summary(contender: Contender) -> dict[str, Any]:
 
 
 def _print(contenders: list[Contender], summaries: list[dict[str, Any]], rounds: list[dict[str, Any]]) -> None:
-    print(f"\n{'':<11} {'tokens/s':>8} {'(slowest - fastest)':>19}  {'per CPU s':>9}  {'padding':>7}  {'examples':>8} {'tokens':>6} {'learnt':>6}"
-          f"  {'loss: first':>11} {'last 10':>7}  set-up")  # fmt: skip
+    print(
+        f"\n{'':<11} {'tokens/s':>8} {'(slowest - fastest)':>19}  {'per CPU s':>9}  {'padding':>7}  "
+        f"{'examples':>8} {'tokens':>6} {'learnt':>6}  {'loss: first':>11} {'last 10':>7}  set-up"
+    )
     for contender, s in zip(contenders, summaries, strict=True):
         spread = f"({s['slowest']:.0f} - {s['fastest']:.0f})"
         print(
@@ -421,6 +422,7 @@ def _print(contenders: list[Contender], summaries: list[dict[str, Any]], rounds:
         )
     ratios = [r["ratio"] for r in rounds]
     print(f"\nours / fastest peer, by round: {' '.join(f'{ratio:.2f}' for ratio in ratios)}   median {statistics.median(ratios):.2f}")
+    print(f"ours / fastest peer, all rounds together: {_ratio({s['name']: s['tokens_per_second_overall'] for s in summaries}):.2f}")
 
 
 # what all train on
@@ -505,6 +507,7 @@ def _facts() -> dict[str, Any]:
         "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
         "revision": git.stdout.strip(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "load": os.getloadavg(),
     }
 
 

@@ -38,12 +38,10 @@ def launch(job: JobSpec, listener: Listener) -> dict[str, Any]:
         check_paths(job)
     with connected(job.cluster.address, workers=job.cluster.workers, cpus=job.cluster.cpus_per_worker):
         job, choices = place_workers(job, ray.cluster_resources())
-        for choice in choices:
-            listener.on_event({"event": "choice", **choice.as_dict()})
         check_continues(job)
         run_dir = write_job(job)
         with _following(run_dir / "events.jsonl", listener) as seen:
-            error = _fit(job, run_dir)
+            error = _fit(job, run_dir, choices)
     _raise_failure(run_dir, seen, error)
     return dict(json.loads((run_dir / "report.json").read_text()))
 
@@ -84,9 +82,10 @@ def place_workers(job: JobSpec, resources: Mapping[str, float]) -> tuple[JobSpec
     if per_worker == "auto":
         per_worker = 1 if gpus else 0
         choices.append(Choice("cluster.gpus_per_worker", per_worker, f"the cluster has {gpus} GPUs" if gpus else "the cluster has no GPU"))
-    workers = cluster.workers
-    if workers == "auto":
-        workers = max(1, gpus) if per_worker else 1
+    workers = max(1, gpus) if per_worker else 1
+    if cluster.workers != "auto":
+        workers = cluster.workers
+    else:
         choices.append(Choice("cluster.workers", workers, "one for each GPU" if per_worker else "no GPU: one process uses the cores"))
     cpus = int(resources.get("CPU", 0))
     if workers * per_worker > gpus or workers * cluster.cpus_per_worker > cpus:
@@ -100,7 +99,7 @@ def place_workers(job: JobSpec, resources: Mapping[str, float]) -> tuple[JobSpec
     return JobSpec.model_validate(resolved.model_dump()), choices + more
 
 
-def _fit(job: JobSpec, run_dir: Path) -> BaseException | None:
+def _fit(job: JobSpec, run_dir: Path, choices: list[Choice]) -> BaseException | None:
     """Ray Train's own error, if the group failed for good."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -109,7 +108,7 @@ def _fit(job: JobSpec, run_dir: Path) -> BaseException | None:
     resources = {"CPU": float(job.cluster.cpus_per_worker)} | ({"GPU": float(gpus)} if gpus else {})
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"run_dir": str(run_dir), "run_id": uuid.uuid4().hex},
+        train_loop_config={"run_dir": str(run_dir), "run_id": uuid.uuid4().hex, "choices": choices},
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
         scaling_config=ScalingConfig(num_workers=int(job.cluster.workers), use_gpu=gpus > 0, resources_per_worker=resources),
         run_config=RunConfig(
@@ -126,12 +125,12 @@ def _fit(job: JobSpec, run_dir: Path) -> BaseException | None:
     return None
 
 
-def _worker(config: dict[str, str]) -> None:
+def _worker(config: dict[str, Any]) -> None:
     """What Ray runs in each worker. A TrainersError is final: it is in the run's events, and returning keeps Ray from trying again."""
     from trainers.worker import train
 
     with contextlib.suppress(TrainersError):
-        train(Path(config["run_dir"]), run_id=config["run_id"])
+        train(Path(config["run_dir"]), run_id=config["run_id"], choices=config["choices"])
 
 
 def _raise_failure(run_dir: Path, seen: list[Event], error: BaseException | None) -> None:

@@ -1,5 +1,6 @@
 """The commands that use a trained model: evaluate, predict, export."""
 
+import contextlib
 import csv
 import json
 import sys
@@ -87,8 +88,8 @@ def predict_lines(path: Path, source: str, *, abstain_below: float) -> None:
     for lines in _chunks(source, 64):
         for line, (answer, confidence) in zip(lines, _predict(target, loaded, lines), strict=True):
             abstained = confidence < abstain_below
-            print(json.dumps({"input": line, "answer": None if abstained else answer, "confidence": round(confidence, 4), "abstained": abstained},
-                             ensure_ascii=False), flush=True)  # fmt: skip
+            said = {"input": line, "answer": None if abstained else answer, "confidence": round(confidence, 4), "abstained": abstained}
+            print(json.dumps(said, ensure_ascii=False), flush=True)
 
 
 def export_model(path: Path, output: Path, *, merge: bool) -> None:
@@ -217,9 +218,8 @@ def _no_formula(text: str) -> str:
 def _chunks(source: str, size: int) -> Iterator[list[str]]:
     if source != "-" and not Path(source).is_file():
         raise DataError(f"--input {source}: no such file", "- reads standard input")
-    stream = sys.stdin if source == "-" else Path(source).open()
     chunk: list[str] = []
-    with stream:
+    with contextlib.nullcontext(sys.stdin) if source == "-" else Path(source).open() as stream:
         for line in stream:
             if line.strip():
                 chunk.append(line.rstrip("\n"))

@@ -9,7 +9,8 @@
     └── CheckpointError(OSError)      1   a checkpoint could not be written or read
 
 Every class is also the standard library's nearest type, can be pickled (Ray carries it between processes) and has a hint: what to do.
-These are final: a run that ends with one is not retried, because the same input would end it again. Anything else is taken for a fault of the machine.
+These are final: a run that ends with one is not retried, because the same input would end it again. Anything else is taken for a fault
+of the machine.
 """
 
 

@@ -22,7 +22,7 @@ from trainers.engine import Engine
 from trainers.errors import NonFiniteLoss, RunBusyError
 from trainers.events import EventLog
 from trainers.lease import Lease
-from trainers.metrics import label_metrics, perplexity
+from trainers.metrics import classification_metrics, perplexity
 from trainers.world import World
 
 _DIVERGED = 3
@@ -200,9 +200,9 @@ def _non_finite(run: Run, step: int, work: StepWork, loss: float) -> NonFiniteLo
 
 
 def evaluate(run: Run, data: Prepared) -> dict[str, Any]:
-    """Mean loss and perplexity (for classify also accuracy and macro-F1) over all of `data`; every worker computes its share."""
+    """Mean loss and perplexity, for classify the loss and all of `classification_metrics`, over `data`; every worker computes its share."""
     run.engine.train(False)
-    loss, targets, truth, chosen = 0.0, 0, [], []
+    loss, targets, truth, chances = 0.0, 0, [], []
     with torch.no_grad():
         for indices in _slices(len(data), 8 * run.config.train.global_batch_size):
             work = _work(run, data, indices)
@@ -211,15 +211,14 @@ def evaluate(run: Run, data: Prepared) -> dict[str, Any]:
                 summed, logits = run.engine(micro.batch.to(run.world.device))
                 loss += float(summed)
                 if logits is not None and micro.examples:
-                    chosen += logits.argmax(-1).tolist()
+                    chances += logits.softmax(-1).tolist()
                     truth += micro.batch.targets.tolist()
     run.engine.train()
     loss = run.world.sum(loss)[0]
     if not run.classify:
         return {"eval_loss": loss / targets, "perplexity": perplexity(loss, targets)}
-    truth, chosen = ([data.labels[c] for part in run.world.gather(mine) for c in part] for mine in (truth, chosen))
-    judged = label_metrics(truth, chosen, data.labels)
-    return {"eval_loss": loss / targets, "accuracy": judged["accuracy"], "macro_f1": judged["macro_f1"]}
+    truth, chances = ([row for part in run.world.gather(mine) for row in part] for mine in (truth, chances))
+    return {"eval_loss": loss / targets, **classification_metrics([data.labels[c] for c in truth], np.array(chances), data.labels)}
 
 
 def _slices(count: int, size: int) -> Iterable[np.ndarray]:
@@ -229,7 +228,7 @@ def _slices(count: int, size: int) -> Iterable[np.ndarray]:
 def _evaluate_and_judge(run: Run, progress: Progress) -> bool:
     """Evaluate, keep the score of the best, warn of over-fitting; whether this is the best so far."""
     metrics = evaluate(run, run.validation)
-    run.log.emit("eval", step=progress.step, metrics={name: round(value, 6) for name, value in metrics.items()})
+    run.log.emit("eval", step=progress.step, metrics={name: round(value, 6) for name, value in metrics.items() if isinstance(value, float)})
     criterion = run.config.checkpoint.best_by or "eval_loss"
     value = metrics[criterion] if criterion == "eval_loss" else -metrics[criterion]
     better = math.isfinite(value) and (progress.best_value is None or value < progress.best_value)

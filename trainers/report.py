@@ -107,7 +107,7 @@ def build_report(config: dict[str, Any], events: Iterable[Event]) -> dict[str, A
         "versions": start.get("versions"),
         "data": start.get("data"),
         "choices": start.get("choices"),
-        "attempts": [_attempt_row(attempt, is_last=attempt is last) for attempt in attempts],
+        "attempts": [_attempt_row(number, attempt, is_last=attempt is last) for number, attempt in enumerate(attempts, 1)],
         "warnings": [
             {"step": event.get("step"), "message": event["message"]}
             for attempt in attempts
@@ -227,12 +227,13 @@ def _status(attempt: Sequence[Event]) -> str:
     return "running"
 
 
-def _attempt_row(attempt: Sequence[Event], *, is_last: bool) -> dict[str, Any]:
+def _attempt_row(number: int, attempt: Sequence[Event], *, is_last: bool) -> dict[str, Any]:
     """How one attempt began and ended; one that left no last word was interrupted."""
     start = attempt[0] if attempt[0]["event"] == "start" else {}
     failures, status = _of_kind(attempt, "failure"), _status(attempt)
     return {
-        **{key: start.get(key) for key in ("attempt", "step", "workers", "zero_stage", "device")},
+        "attempt": number,
+        **{key: start.get(key) for key in ("step", "workers", "zero_stage", "device")},
         "seconds": attempt[-1]["time"] - attempt[0]["time"],
         "last_step": _last_step(attempt),
         "outcome": "interrupted" if status == "running" and not is_last else status,

@@ -33,11 +33,11 @@ from trainers.world import World
 _PACKAGES = ("consortium", "torch", "deepspeed", "ray", "transformers", "peft", "bitsandbytes", "datasets", "safetensors")
 
 
-def train(run_dir: Path, *, run_id: str, listeners: Sequence[Listener] = ()) -> None:
+def train(run_dir: Path, *, run_id: str, choices: Sequence[Choice] = (), listeners: Sequence[Listener] = ()) -> None:
     """Train the job of `run_dir/config.json`, from its newest whole checkpoint if there is one.
 
-    All ranks call it. Rank 0 holds the lease and writes events, checkpoints, the model and the report. Raises TrainersError for what
-    trying again would not mend; the report then says why the run ended.
+    `choices` are those the launcher has made, for the record. All ranks call it. Rank 0 holds the lease and writes events, checkpoints,
+    the model and the report. Raises TrainersError for what trying again would not mend; the report then says why the run ended.
     """
     quiet()
     world = World.from_environment()
@@ -48,7 +48,7 @@ def train(run_dir: Path, *, run_id: str, listeners: Sequence[Listener] = ()) -> 
     try:
         log = _open_log(config, run_dir, world, listeners)
         try:
-            _train(config, run_dir, world, log, lease)
+            _train(config, run_dir, world, log, lease, list(choices))
         except TrainersError as error:
             if world.is_main and not isinstance(error, RunBusyError):  # whoever holds the directory now writes it
                 with contextlib.suppress(OSError):  # a full disk may be the very reason
@@ -78,10 +78,11 @@ def _record_failure(run_dir: Path, log: EventLog, error: TrainersError) -> None:
     write_report(run_dir)
 
 
-def _train(config: TrainConfig, run_dir: Path, world: World, log: EventLog, lease: Lease) -> None:
+def _train(config: TrainConfig, run_dir: Path, world: World, log: EventLog, lease: Lease, choices: list[Choice]) -> None:
     tokenizer = load_tokenizer(config.model)
     shape = shape_of(config.model, config.task)
-    config, choices = resolve(config, _hardware(world), shape)
+    config, chosen_here = resolve(config, _hardware(world), shape)
+    choices += chosen_here
     summary = world.on_main(
         lambda: prepare.prepare(config.data, config.task, tokenizer, run_dir / "data", max_length=_int(config.data.max_length))
     )
@@ -89,6 +90,9 @@ def _train(config: TrainConfig, run_dir: Path, world: World, log: EventLog, leas
     _check_data(config, summary, train_data)
     with sharded_loading(config, world_size=world.size):
         base = load_base(config.model, config.task, tokenizer, labels=summary.labels, device=world.device, seed=config.train.seed)
+    if config.task == "classify":
+        for part in (train_data, validation):
+            part.number_classes_as([base.config.id2label[index] for index in range(base.config.num_labels)])
     module = add_adapters(base, config.method, config.task, quantized=config.model.quantization != "none")
     loaded = Loaded(module, base, tokenizer)
     _prepare_blocks(config, base)

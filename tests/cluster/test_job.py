@@ -66,7 +66,7 @@ def test_an_override_keeps_what_a_nested_method_says(tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_in_the_file_is_named_with_file_and_field(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(ConfigError, match="intents.yaml") as caught:
+    with pytest.raises(ConfigError, match=r"intents\.yaml") as caught:
         load_job(_write_job(tmp_path, text))
     assert message in str(caught.value)
 

@@ -115,6 +115,17 @@ def test_any_number_of_workers_and_any_stage_go_on_on_any_other(tmp_path: Path, 
     assert max(off.values()) <= SAME
 
 
+@pytest.mark.parametrize(
+    "zero", [{"stage": 1}, {"stage": 3, "offload_optimizer": "cpu", "offload_params": "cpu"}], ids=["here", "offloaded"]
+)
+def test_a_bfloat16_run_goes_on_bit_for_bit(tmp_path: Path, make_job: Job, zero: dict[str, Any]) -> None:
+    whole = make_job(tmp_path / "whole", method="full", zero=zero, model={"dtype": "bfloat16"})
+    expected = jobs.train_here(whole)
+    continued = jobs.as_left_after(STOP, whole, tmp_path / "continued")
+
+    assert jobs.train_here(continued) == expected
+
+
 def test_the_frozen_half_of_an_adapter_is_drawn_again_as_it_was(tmp_path: Path, make_job: Job) -> None:
     whole = make_job(tmp_path / "whole", method={"lora": {"train_a": False}}, zero=1)
     expected = jobs.train_here(whole)

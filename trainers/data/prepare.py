@@ -45,17 +45,22 @@ class Prepared:
     targets: np.ndarray
     labels: list[str]
     files: list[str]
-    class_of: np.ndarray
-    """From the order in which labels were met to their place in `labels`."""
+    labels_met: list[str]
+    """In the order that examples refer to them by."""
+
+    def number_classes_as(self, labels: list[str]) -> None:
+        """Let `Sample.label` be the place in these labels: those of the model's head, which may be others and in another order."""
+        self.labels = labels
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def samples(self, indices: Iterable[int]) -> list[Sample]:
+        class_of = [self.labels.index(label) for label in self.labels_met] or [0]
         rows = self.rows[[int(i) for i in indices]]
         columns = (rows["ids"], rows["learnt"], rows["label"], rows["file"], rows["line"])
         return [
-            Sample(np.asarray(ids), np.asarray(learnt, dtype=bool), int(self.class_of[label]), f"{self.files[file]}:{line}")
+            Sample(np.asarray(ids), np.asarray(learnt, dtype=bool), class_of[label], f"{self.files[file]}:{line}")
             for ids, learnt, label, file, line in zip(*columns, strict=True)
         ]
 
@@ -117,13 +122,11 @@ def load(folder: Path) -> tuple[Prepared, Prepared]:
     summary = Summary(**json.loads((folder / "prepared.json").read_text())["summary"])
     rows = Dataset.from_file(str(folder / "examples.arrow"))
     side, lengths, targets = (rows.data.column(name).to_numpy() for name in ("side", "length", "targets"))
-    place = {label: index for index, label in enumerate(summary.labels)}
-    class_of = np.array([place[label] for label in summary.labels_met] or [0])
     files = [file["path"] for file in summary.files]
 
     def part(wanted: int) -> Prepared:
         index = np.flatnonzero(side == wanted)
-        return Prepared(rows.select(index), lengths[index], targets[index], summary.labels, files, class_of)
+        return Prepared(rows.select(index), lengths[index], targets[index], summary.labels, files, summary.labels_met)
 
     return part(TRAIN), part(VALIDATION)
 
