@@ -48,9 +48,9 @@ VOCABULARY, LAYERS, WIDTH, RANK, ALPHA = 4096, 6, 256, 16, 32
 EXAMPLES_A_STEP = 64
 LEARNING_RATE = 1e-3
 STEADY = {"schedule": "constant", "warmup": 0}
-WARM_UP, TRIAL, TURN = 3, 5, 5
-"""Steps: before anything is timed, to choose a set-up, of one turn in a round"""
-TRIAL_SECONDS = 6.0
+TRIAL, TURN = 8, 3
+"""Steps: to choose a set-up, of one turn in a round"""
+TRIAL_SECONDS = 8.0
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "deepspeed", "datasets")
 PRELOADED = ["trainers.worker", "torch.distributed", "transformers", "trl", "peft", "datasets"]
 
@@ -315,12 +315,12 @@ class Contender:
         return turn
 
     def trial(self) -> tuple[float, float]:
-        """Real tokens a second, and the share of padding, over up to TRIAL steps; fewer where they are slow."""
-        turns = [self.turn(1)]
-        while len(turns) < TRIAL and sum(turn.seconds for turn in turns) < TRIAL_SECONDS:
+        """Real tokens a second of the fastest step but the first, which other programs disturbed least, and the share of padding."""
+        turns: list[Turn] = []
+        while len(turns) < 2 or (len(turns) < TRIAL and sum(turn.seconds for turn in turns) < TRIAL_SECONDS):
             turns.append(self.turn(1))
         tokens, computed = (sum(getattr(turn.counts, name) for turn in turns) for name in ("tokens", "computed"))
-        return tokens / sum(turn.seconds for turn in turns), 1 - tokens / computed
+        return max(turn.speed for turn in turns[1:]), 1 - tokens / computed
 
     def stop(self) -> None:
         for process in self._processes:
@@ -341,7 +341,6 @@ def _choose(folder: Path, loss: str) -> tuple[list[Contender], list[dict[str, An
 
     def attempt(set_up: SetUp) -> None:
         contender = Contender(set_up, folder, loss)
-        contender.turn(WARM_UP)
         speed, padding = contender.trial()
         trials.append({**asdict(set_up), "tokens_per_second": speed, "padding": padding})
         print(f"  tried {set_up.name:<11} {speed:7.0f} tokens/s  padding {padding:5.1%}  {set_up}", file=sys.stderr, flush=True)

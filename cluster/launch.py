@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 import os
+import socket
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,7 @@ from trainers.lease import check_free
 from trainers.report import write_report
 
 _FOLLOW_SECONDS = 0.2
+_CONNECT_SECONDS = 10.0
 
 
 def launch(job: JobSpec, listener: Listener) -> dict[str, Any]:
@@ -60,8 +62,9 @@ def connected(address: str | None, *, workers: int | str, cpus: int) -> Iterator
             wanted = workers * cpus if isinstance(workers, int) else 1
             ray.init("local", num_cpus=max(wanted, os.cpu_count() or 1), include_dashboard=False, **quiet)
         else:
+            _knock(address)
             ray.init(address, **quiet)
-    except (ConnectionError, ray.exceptions.AuthenticationError, RuntimeError, ValueError) as error:
+    except (OSError, ray.exceptions.AuthenticationError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ClusterUnreachable(f"cannot connect to Ray at {address or 'this machine'}: {reason}",
                                  "is the head running there, and RAY_AUTH_TOKEN or ~/.ray/auth_token its token?") from error  # fmt: skip
@@ -69,6 +72,13 @@ def connected(address: str | None, *, workers: int | str, cpus: int) -> Iterator
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise OSError at once where nothing listens; Ray would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
 
 
 def place_workers(job: JobSpec, resources: Mapping[str, float]) -> tuple[JobSpec, list[Choice]]:

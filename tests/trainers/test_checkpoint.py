@@ -68,6 +68,15 @@ def on_two(tmp_path_factory: pytest.TempPathFactory, make_job: Job, on_one: dict
     return {"whole": whole, "continued": continued}
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory, llama_dir: Path, rows: Path) -> Path:
+    """An uninterrupted run of the smallest model."""
+    checkpoint = {"every": 2, "keep": 100}
+    run_dir = jobs.make_job(tmp_path_factory.mktemp("small") / "run", llama_dir, rows, train={"max_steps": STEPS}, checkpoint=checkpoint)
+    jobs.train_all([run_dir])
+    return run_dir
+
+
 def _first_step(run_dir: Path) -> int:
     return int(helpers.events(run_dir, "start")[-1]["step"])
 
@@ -190,36 +199,36 @@ def _leave_half_written(checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize("tear", [_truncate, _flip_a_byte, _lose_the_manifest, _tear_the_manifest, _lose_a_file, _leave_half_written])
-def test_a_torn_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, on_one: dict[str, Path], tear: Callable[[Path], None]) -> None:
-    continued = jobs.as_left_after(STOP, on_one["lora"], tmp_path / "run")
+def test_a_torn_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, small: Path, tear: Callable[[Path], None]) -> None:
+    continued = jobs.as_left_after(STOP, small, tmp_path / "run")
     tear(continued / "checkpoints" / f"step-{STOP:08d}")
 
     losses = jobs.train_here(continued)
 
     assert _first_step(continued) == STOP - 2
-    assert jobs.difference(losses, helpers.losses(on_one["lora"])) <= SAME
+    assert jobs.difference(losses, helpers.losses(small)) <= SAME
     assert not list((continued / "checkpoints").glob(".*"))
 
 
-def test_without_any_whole_checkpoint_a_run_begins_again(tmp_path: Path, on_one: dict[str, Path]) -> None:
-    continued = jobs.as_left_after(2, on_one["lora"], tmp_path / "run")
+def test_without_any_whole_checkpoint_a_run_begins_again(tmp_path: Path, small: Path) -> None:
+    continued = jobs.as_left_after(2, small, tmp_path / "run")
     _flip_a_byte(continued / "checkpoints" / "step-00000002")
 
     losses = jobs.train_here(continued)
 
     assert _first_step(continued) == 0
-    assert jobs.difference(losses, helpers.losses(on_one["lora"])) <= SAME
+    assert jobs.difference(losses, helpers.losses(small)) <= SAME
 
 
-def test_a_checkpoint_of_another_job_is_refused(tmp_path: Path, on_one: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    continued = jobs.as_left_after(STOP, on_one["lora"], tmp_path / "run", method={"lora": {"rank": 32}})
+def test_a_checkpoint_of_another_job_is_refused(tmp_path: Path, small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    continued = jobs.as_left_after(STOP, small, tmp_path / "run", method={"lora": {"rank": 32}})
 
     assert main([str(continued / "config.json")]) == 1
     assert "give the run another name" in capsys.readouterr().err
 
 
-def test_only_what_is_trained_is_saved(on_one: dict[str, Path]) -> None:
-    tensors = load_file(on_one["lora"] / "checkpoints" / f"step-{STEPS:08d}" / "rank-00000.safetensors")
+def test_only_what_is_trained_is_saved(small: Path) -> None:
+    tensors = load_file(small / "checkpoints" / f"step-{STEPS:08d}" / "rank-00000.safetensors")
 
     kinds, _, names = zip(*(key.split("|") for key in tensors), strict=True)
     assert set(kinds) == {"master", "exp_avg", "exp_avg_sq"}
@@ -255,24 +264,22 @@ def _files_no_larger_than(limit: int) -> Iterator[None]:
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_the_run_and_leaves_the_one_before(
-    tmp_path: Path, on_one: dict[str, Path], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, small: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    continued = jobs.as_left_after(STOP, on_one["lora"], tmp_path / "run")
+    continued = jobs.as_left_after(STOP, small, tmp_path / "run")
 
-    with _files_no_larger_than(500_000):
+    with _files_no_larger_than(300_000):
         code = main([str(continued / "config.json")])
 
     assert code == 1
     assert "cannot write checkpoint" in capsys.readouterr().err
     assert json.loads((continued / "report.json").read_text())["status"] == "failed"
     assert [path.name for path in sorted((continued / "checkpoints").iterdir())] == ["step-00000002", "step-00000004"]
-    assert jobs.difference(jobs.train_here(continued), helpers.losses(on_one["lora"])) <= SAME
+    assert jobs.difference(jobs.train_here(continued), helpers.losses(small)) <= SAME
 
 
-def test_a_model_that_cannot_be_written_leaves_the_checkpoints(
-    tmp_path: Path, on_one: dict[str, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    continued = jobs.as_left_after(STEPS, on_one["lora"], tmp_path / "run")
+def test_a_model_that_cannot_be_written_leaves_the_checkpoints(tmp_path: Path, small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    continued = jobs.as_left_after(STEPS, small, tmp_path / "run")
 
     with _files_no_larger_than(100_000):
         code = main([str(continued / "config.json")])

@@ -60,8 +60,7 @@ def test_there_is_no_stage_0() -> None:
         _make_config(zero=0)
 
 
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("clip", [0, 0.5, 5])
+@pytest.mark.parametrize(("stage", "clip"), [(1, 0.5), (2, 0), (2, 0.5), (2, 5), (3, 0.5)])
 def test_the_gradient_is_clipped_to_what_was_asked_for(tmp_path: Path, llama_dir: Path, rows: Path, stage: int, clip: float) -> None:
     run_dir = jobs.make_job(tmp_path / "run", llama_dir, rows, method="full", zero=stage, train={"max_steps": 1, "max_grad_norm": clip})
 
@@ -84,9 +83,8 @@ def test_the_first_step_in_bfloat16_is_as_long_as_the_learning_rate(tmp_path: Pa
     assert float(moved.abs().median()) == pytest.approx(1e-3, rel=1e-3)
 
 
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("quantization", ["none", "nf4"])
-def test_adapters_are_of_the_models_precision(tmp_path: Path, llama_dir: Path, rows: Path, stage: int, quantization: str) -> None:
+@pytest.mark.parametrize(("quantization", "stage"), [("none", 1), ("none", 3), ("nf4", 3)])
+def test_adapters_are_of_the_models_precision(tmp_path: Path, llama_dir: Path, rows: Path, quantization: str, stage: int) -> None:
     model = {"dtype": "bfloat16", "quantization": quantization}
     run_dir = jobs.make_job(tmp_path / "run", llama_dir, rows, method="lora", zero=stage, model=model, train={"max_steps": 1})
 
@@ -97,7 +95,7 @@ def test_adapters_are_of_the_models_precision(tmp_path: Path, llama_dir: Path, r
     assert {master.dtype for master in _states(run_dir, 1, "master").values()} == {torch.float32}
 
 
-@pytest.mark.parametrize(("method", "stage"), [("full", 1), ("lora", 2), ("full", 3)])
+@pytest.mark.parametrize(("method", "stage"), [("full", 1), ("lora", 3)])
 def test_the_loss_does_not_depend_on_the_number_of_passes(tmp_path: Path, llama_dir: Path, rows: Path, method: str, stage: int) -> None:
     few, many = (
         jobs.make_job(tmp_path / str(tokens), llama_dir, rows, method=method, zero=stage, train={"micro_batch_tokens": tokens})
@@ -107,7 +105,7 @@ def test_the_loss_does_not_depend_on_the_number_of_passes(tmp_path: Path, llama_
     assert jobs.difference(jobs.train_here(few), jobs.train_here(many)) <= SAME
 
 
-@pytest.mark.parametrize(("method", "stage"), [("full", 1), ("lora", 2), ("lora", 3)])
+@pytest.mark.parametrize(("method", "stage"), [("full", 1), ("lora", 3)])
 def test_activations_computed_again_are_the_same(tmp_path: Path, llama_dir: Path, rows: Path, method: Any, stage: int) -> None:
     method = {"lora": {"dropout": 0.1}} if method == "lora" else method
     kept, again = (
@@ -118,8 +116,7 @@ def test_activations_computed_again_are_the_same(tmp_path: Path, llama_dir: Path
     assert jobs.difference(jobs.train_here(kept), jobs.train_here(again)) <= SAME
 
 
-@pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
-@pytest.mark.parametrize("stage", [1, 3])
+@pytest.mark.parametrize(("quantization", "stage"), [("none", 1), ("none", 3), ("nf4", 2), ("int8", 2)])
 def test_an_evaluation_leaves_no_trace(tmp_path: Path, llama_dir: Path, rows: Path, quantization: str, stage: int) -> None:
     often, once = (
         jobs.make_job(
@@ -175,11 +172,11 @@ def two_workers(tmp_path_factory: pytest.TempPathFactory, llama_dir: Path, rows:
     runs = {
         "best": jobs.make_job(folder / "best", folder / "wide", rows, method="full", zero=3, **spoilt),
         "dummies": jobs.make_job(folder / "dummies", llama_dir, rows, zero=2, train=one),
-        "nf4": jobs.make_job(folder / "nf4", llama_dir, rows, zero=3, model={"quantization": "nf4"}),
+        "nf4": jobs.make_job(folder / "nf4", llama_dir, rows, zero=3, model={"quantization": "nf4"}, train={"max_steps": 5}),
         "bf16": jobs.make_job(folder / "bf16", llama_dir, rows, zero=2, model={"dtype": "bfloat16"}, train={"max_steps": 1, "warmup": 0}),
         **{
             f"classes {stage}": jobs.make_job(folder / f"classes-{stage}", llama_dir, labelled, task="classify", zero=stage)
-            for stage in STAGES
+            for stage in (1, 3)
         },
     }
     with pytest.MonkeyPatch.context() as patch:
@@ -199,7 +196,7 @@ def test_a_worker_without_examples_changes_nothing(tmp_path: Path, llama_dir: Pa
 
 
 def test_4_bit_weights_are_not_sharded(tmp_path: Path, llama_dir: Path, rows: Path, two_workers: Runs) -> None:
-    alone = jobs.make_job(tmp_path / "alone", llama_dir, rows, model={"quantization": "nf4"})
+    alone = jobs.make_job(tmp_path / "alone", llama_dir, rows, model={"quantization": "nf4"}, train={"max_steps": 5})
 
     assert jobs.difference(jobs.train_here(alone), helpers.losses(two_workers["nf4"])) <= SAME
 
@@ -207,7 +204,7 @@ def test_4_bit_weights_are_not_sharded(tmp_path: Path, llama_dir: Path, rows: Pa
 def test_classes_are_learnt_alike_under_every_stage(tmp_path: Path, llama_dir: Path, labelled: Path, two_workers: Runs) -> None:
     alone = jobs.train_here(jobs.make_job(tmp_path / "alone", llama_dir, labelled, task="classify"))
 
-    for stage in STAGES:
+    for stage in (1, 3):
         assert jobs.difference(alone, helpers.losses(two_workers[f"classes {stage}"])) <= SAME
 
 
