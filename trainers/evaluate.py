@@ -214,7 +214,7 @@ def _score_labels(loaded: Loaded, items: Sequence[Item], scored: Scored, column:
 
 @torch.inference_mode()
 def _log_likelihoods(loaded: Loaded, candidates: Sequence[Encoded]) -> np.ndarray:
-    """Log-probability of what is learnt in each candidate; the prompt they share is computed once and its keys and values are used again."""
+    """Log-probability of what is learnt in each candidate; the prompt they share is computed once, its keys and values used again."""
     objective = NextToken(loaded.module, loaded.base)
     first = min(candidate.learnt.index(True) for candidate in candidates)
     differing = next((place for place, ids in enumerate(zip(*(c.ids for c in candidates), strict=False)) if len(set(ids)) > 1), first)
