@@ -62,10 +62,9 @@ def show_result(job: JobSpec, report: dict[str, Any]) -> None:
 
 def inspect_data(file: Path, job_file: Path | None, model: str | None, task: str, *, shown: int) -> None:
     """Show what a job would learn from a file."""
-    from trainers.data.inspect import inspect
-
     from consortium.inspect import show
     from trainers.config import DataConfig, ModelConfig
+    from trainers.data.inspect import inspect
     from trainers.model import load_tokenizer, shape_of
 
     if job_file is None and model is None:
