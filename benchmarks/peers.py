@@ -1,6 +1,6 @@
 """Tokens a second against Hugging Face Trainer and TRL: same model, examples, loss, optimizer and precision, on this machine's CPU.
 
-    python benchmarks/peers.py [--steps 30] [--json OUT] [--loss completion|all] [--data FILE.csv]
+    python benchmarks/peers.py [--steps 30] [--json OUT] [--loss completion|all] [--data FILE.csv] [--patience 120]
 
 The model is a Llama (6 layers, 256 wide, random weights, a tokenizer of 4096 trained on the spot) with LoRA of rank 16 on every linear
 layer, in float32; the data BANKING77 (../shared/data/banking77, or --data) as user and assistant turns, else our synthetic tickets. All
@@ -8,11 +8,12 @@ contenders train on the very same token ids and labels, 64 examples a step, with
 the sum over all learnt tokens of a step divided by their number (what Trainer and TRL do by default). No evaluation, checkpoint or log line
 of a peer falls into a timed step.
 
-Every contender is tried in all its set-ups: two processes of one thread and one of two; for peers the sampling strategies Trainer has, and
-accumulation; the best of those again in torch's `medium` precision, where that leaves float32 products exact and oneDNN computes them. It
-goes on with its fastest. Then all take turns of a few steps, round after round, each in processes of its own, which wait, blocked, while it
-is not their turn. Time is taken outside of them, here: from the word to go until the last process has finished its last step. Tokens are
-counted at the door of the model, padding not.
+Every contender is tried in several set-ups and goes on with its fastest. Peers begin with two processes of one thread and all sampling
+strategies Trainer has; the best of them is tried with one process of two threads; the best of those in torch's `medium` precision, where
+that leaves float32 products exact and oneDNN computes them. Then all take turns of a few steps, round after round, each in processes of its
+own, which wait, blocked, while it is not their turn. Time is taken outside of them, here: from the word to go until the last process has
+finished its last step. Tokens are counted at the door of the model, padding not. A turn during which other programs had more than a tenth
+of the processors is done again, as long as --patience (seconds) lasts.
 """
 
 import argparse
@@ -30,8 +31,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
-from itertools import product
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -48,9 +49,12 @@ VOCABULARY, LAYERS, WIDTH, RANK, ALPHA = 4096, 6, 256, 16, 32
 EXAMPLES_A_STEP = 64
 LEARNING_RATE = 1e-3
 STEADY = {"schedule": "constant", "warmup": 0}
+NAMES = ("ours", "Trainer", "TRL", "TRL packed")
 TRIAL, TURN = 8, 3
 """Steps: to choose a set-up, of one turn in a round"""
 TRIAL_SECONDS = 8.0
+DISTURBED = 0.1
+"""Share of the processors"""
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "deepspeed", "datasets")
 PRELOADED = ["trainers.worker", "torch.distributed", "transformers", "trl", "peft", "datasets"]
 
@@ -92,18 +96,29 @@ class Turn:
     steps: int
     seconds: float
     counts: Counts
+    disturbance: float = 0.0
+    """Share of the processors that other programs had"""
 
     @property
     def speed(self) -> float:
         return self.counts.tokens / self.seconds
 
 
-def _set_ups() -> list[SetUp]:
-    layouts = [(2, 1), (1, 2)]
-    padded = [("random", 1), ("group_by_length", 1), ("batch_rebalance", 2), ("batch_rebalance", 4)]
-    found = [SetUp("ours", *layout) for layout in layouts]
-    found += [SetUp(name, *layout, *strategy) for name, layout, strategy in product(("Trainer", "TRL"), layouts, padded)]
-    return found + [SetUp("TRL packed", *layout, accumulation=n) for layout, n in product(layouts, (2, 4, 8))]
+def _strategies(name: str) -> list[SetUp]:
+    match name:
+        case "ours":
+            return [SetUp(name, 2, 1)]
+        case "TRL packed":
+            return [SetUp(name, 2, 1, accumulation=n) for n in (2, 4, 8)]
+        case _:
+            tried = [("random", 1), ("group_by_length", 1), ("batch_rebalance", 2), ("batch_rebalance", 4)]
+            return [SetUp(name, 2, 1, *strategy) for strategy in tried]
+
+
+def _on_one_process(set_up: SetUp) -> list[SetUp]:
+    """The same with one process of two threads: all its examples at a time, or as many as before."""
+    alone = replace(set_up, workers=1, threads=2)
+    return [alone] if set_up.name == "ours" else [alone, replace(alone, accumulation=2 * set_up.accumulation)]
 
 
 # in the processes of a contender
@@ -283,20 +298,47 @@ def _count(trainer: Any, gate: Gate) -> None:
 # here
 
 
+class Patience:
+    """How long, in seconds, to wait altogether for other programs to give the processors free."""
+
+    def __init__(self, seconds: float) -> None:
+        self.left = seconds
+
+    def wait(self) -> None:
+        while self.left > 0:
+            busy, began = _busy_seconds(), time.perf_counter()
+            time.sleep(0.2)
+            if _share_of_others(busy, began) <= DISTURBED:
+                return
+            self.left -= time.perf_counter() - began
+
+
+def _busy_seconds() -> float:
+    """Processor time this machine has spent since it started, and what its host took from it; 0 where that is not told."""
+    if not Path("/proc/stat").exists():
+        return 0.0
+    user, nice, system, _, _, *interrupts_and_stolen = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9])
+    return (user + nice + system + sum(interrupts_and_stolen)) / os.sysconf("SC_CLK_TCK")
+
+
+def _share_of_others(busy: float, began: float, own: float = 0.0) -> float:
+    return max(0.0, _busy_seconds() - busy - own) / (time.perf_counter() - began) / (os.cpu_count() or 1)
+
+
 class Contender:
     """The processes of one set-up."""
 
-    def __init__(self, set_up: SetUp, folder: Path, loss: str) -> None:
-        self.set_up = set_up
+    def __init__(self, set_up: SetUp, folder: Path, loss: str, patience: Patience) -> None:
+        self.set_up, self.patience = set_up, patience
         self.turns: list[Turn] = []
         self.losses: list[float] = []
+        self._processes: list[BaseProcess] = []
+        self._connections: list[Connection] = []
         context = get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        self._processes: list[BaseProcess] = []
-        self._connections: list[Connection] = []
         for rank in range(set_up.workers):
             mine, theirs = context.Pipe()
             process = context.Process(target=_work, args=(set_up, rank, port, folder, loss, theirs), daemon=True)
@@ -306,21 +348,32 @@ class Contender:
             self._connections.append(mine)
 
     def turn(self, steps: int) -> Turn:
-        began = time.perf_counter()
+        """Steps that were not disturbed, or the last attempt at such when patience has run out."""
+        self.patience.wait()
+        turn = self._attempt(steps)
+        while turn.disturbance > DISTURBED and self.patience.left > 0:
+            self.patience.left -= turn.seconds
+            self.patience.wait()
+            turn = self._attempt(steps)
+        return turn
+
+    def _attempt(self, steps: int) -> Turn:
+        busy, began = _busy_seconds(), time.perf_counter()
         for connection in self._connections:
             connection.send(steps)
         found = [connection.recv() for connection in self._connections]
-        turn = Turn(steps, time.perf_counter() - began, _together(found))
-        self.losses += turn.counts.losses
-        return turn
+        seconds, counts = time.perf_counter() - began, _together(found)
+        self.losses += counts.losses
+        return Turn(steps, seconds, counts, _share_of_others(busy, began, counts.cpu_seconds))
 
     def trial(self) -> tuple[float, float]:
-        """Real tokens a second of the fastest step but the first, which other programs disturbed least, and the share of padding."""
+        """Real tokens a second of the fastest step but the first two, and the share of padding."""
+        self._attempt(2)
         turns: list[Turn] = []
-        while len(turns) < 2 or (len(turns) < TRIAL and sum(turn.seconds for turn in turns) < TRIAL_SECONDS):
+        while not turns or (len(turns) < TRIAL and sum(turn.seconds for turn in turns) < TRIAL_SECONDS):
             turns.append(self.turn(1))
         tokens, computed = (sum(getattr(turn.counts, name) for turn in turns) for name in ("tokens", "computed"))
-        return max(turn.speed for turn in turns[1:]), 1 - tokens / computed
+        return max(turn.speed for turn in turns), 1 - tokens / computed
 
     def stop(self) -> None:
         for process in self._processes:
@@ -334,28 +387,37 @@ def _together(shares: list[Counts]) -> Counts:
     return Counts(**sums, losses=losses)
 
 
-def _choose(folder: Path, loss: str) -> tuple[list[Contender], list[dict[str, Any]]]:
-    """Try all set-ups; the fastest of each name, running."""
-    best: dict[str, tuple[float, Any]] = {}
-    trials: list[dict[str, Any]] = []
+class Choice:
+    """The fastest set-up of one contender so far, running; the others are stopped."""
 
-    def attempt(set_up: SetUp) -> None:
-        contender = Contender(set_up, folder, loss)
-        speed, padding = contender.trial()
-        trials.append({**asdict(set_up), "tokens_per_second": speed, "padding": padding})
-        print(f"  tried {set_up.name:<11} {speed:7.0f} tokens/s  padding {padding:5.1%}  {set_up}", file=sys.stderr, flush=True)
-        before = best.get(set_up.name, (0.0, None))
-        best[set_up.name] = max(before, (speed, contender), key=lambda found: found[0])
-        loser = contender if before[0] >= speed else before[1]
-        if loser is not None:
-            loser.stop()
+    def __init__(self, folder: Path, loss: str, patience: Patience) -> None:
+        self.trials: list[dict[str, Any]] = []
+        self.best: Contender | None = None
+        self._speed = 0.0
+        self._start = partial(Contender, folder=folder, loss=loss, patience=patience)
 
-    for set_up in _set_ups():
-        attempt(set_up)
-    for _, contender in list(best.values()) * _medium_is_exact():
-        if contender.set_up.name != "ours":
-            attempt(replace(contender.set_up, precision="medium"))
-    return [contender for _, contender in best.values()], trials
+    def attempt(self, set_ups: list[SetUp]) -> Contender:
+        """Try these too; the best of all."""
+        for set_up in set_ups:
+            contender = self._start(set_up)
+            speed, padding = contender.trial()
+            self.trials.append({**asdict(set_up), "tokens_per_second": speed, "padding": padding})
+            print(f"  tried {set_up.name:<11} {speed:7.0f} tokens/s  padding {padding:5.1%}  {set_up}", file=sys.stderr, flush=True)
+            loser = contender if speed <= self._speed else self.best
+            if speed > self._speed:
+                self.best, self._speed = contender, speed
+            if loser is not None:
+                loser.stop()
+        assert self.best is not None
+        return self.best
+
+
+def _choose(name: str, choice: Choice) -> Contender:
+    best = choice.attempt(_strategies(name))
+    best = choice.attempt(_on_one_process(best.set_up))
+    if name == "ours" or not _medium_is_exact():
+        return best
+    return choice.attempt([replace(best.set_up, precision="medium")])
 
 
 def _medium_is_exact() -> bool:
@@ -378,7 +440,7 @@ def _rounds(contenders: list[Contender], steps: int) -> list[dict[str, Any]]:
         for contender in contenders[first:] + contenders[:first]:
             contender.turns.append(contender.turn(TURN))
         speeds = {c.set_up.name: c.turns[-1].speed for c in contenders}
-        results.append({"speeds": speeds, "ratio": _ratio(speeds)})
+        results.append({"speeds": speeds, "ratio": _ratio(speeds), "disturbance": max(c.turns[-1].disturbance for c in contenders)})
     return results
 
 
@@ -398,26 +460,27 @@ def _summary(contender: Contender) -> dict[str, Any]:
         "slowest": min(speeds),
         "fastest": max(speeds),
         "tokens_per_cpu_second": tokens / sum(c.cpu_seconds for c in counts),
+        "disturbance": statistics.median(turn.disturbance for turn in contender.turns),
         "padding": 1 - tokens / computed,
         "examples_per_step": sum(c.examples for c in counts) / steps,
         "tokens_per_step": tokens / steps,
         "targets_per_example": sum(c.targets for c in counts) / sum(c.examples for c in counts),
         "first_loss": contender.losses[0],
-        "last_loss": statistics.mean(contender.losses[-10:]),
+        "loss_of_steps_21_to_30": statistics.mean(contender.losses[20:30] or contender.losses[-10:]),
     }
 
 
 def _print(contenders: list[Contender], summaries: list[dict[str, Any]], rounds: list[dict[str, Any]]) -> None:
     print(
         f"\n{'':<11} {'tokens/s':>8} {'(slowest - fastest)':>19}  {'per CPU s':>9}  {'padding':>7}  "
-        f"{'examples':>8} {'tokens':>6} {'learnt':>6}  {'loss: first':>11} {'last 10':>7}  set-up"
+        f"{'examples':>8} {'tokens':>6} {'learnt':>6}  {'loss: first':>11} {'21-30':>6}  set-up"
     )
     for contender, s in zip(contenders, summaries, strict=True):
         spread = f"({s['slowest']:.0f} - {s['fastest']:.0f})"
         print(
             f"{s['name']:<11} {s['tokens_per_second']:>8.0f} {spread:>19}  {s['tokens_per_cpu_second']:>9.0f}  {s['padding']:>7.1%}  "
             f"{s['examples_per_step']:>8.1f} {s['tokens_per_step']:>6.0f} {s['targets_per_example']:>6.2f}  "
-            f"{s['first_loss']:>11.3f} {s['last_loss']:>7.3f}  {contender.set_up}"
+            f"{s['first_loss']:>11.3f} {s['loss_of_steps_21_to_30']:>6.3f}  {contender.set_up}"
         )
     ratios = [r["ratio"] for r in rounds]
     print(f"\nours / fastest peer, by round: {' '.join(f'{ratio:.2f}' for ratio in ratios)}   median {statistics.median(ratios):.2f}")
@@ -516,25 +579,27 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="write all results to this file")
     parser.add_argument("--loss", choices=["completion", "all"], default="completion", help="over the answers' tokens, or over all")
     parser.add_argument("--data", type=Path, default=BANKING77, help="a CSV file with columns text and category")
+    parser.add_argument("--patience", type=float, default=120, help="seconds to wait altogether for a quiet machine (default 120)")
     return parser.parse_args()
 
 
 def main() -> int:
     arguments = _arguments()
+    patience = Patience(arguments.patience)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = _make_inputs(folder, arguments.data, arguments.loss)
         print(data, file=sys.stderr)
-        contenders, trials = _choose(folder, arguments.loss)
-        try:
-            rounds = _rounds(contenders, arguments.steps)
-        finally:
-            for contender in contenders:
-                contender.stop()
-        summaries = [_summary(contender) for contender in contenders]
+        choices = {name: Choice(folder, arguments.loss, patience) for name in NAMES}
+        contenders = [_choose(name, choice) for name, choice in choices.items()]
+        rounds = _rounds(contenders, arguments.steps)
+        for contender in contenders:
+            contender.stop()
+    summaries = [_summary(contender) for contender in contenders]
     _print(contenders, summaries, rounds)
     if arguments.json:
-        results = {"data": data, "loss": arguments.loss, "results": summaries, "rounds": rounds, "trials": trials}
+        results = {"data": data, "loss": arguments.loss, "results": summaries, "rounds": rounds}
+        results["trials"] = [trial for choice in choices.values() for trial in choice.trials]
         arguments.json.write_text(json.dumps({**_facts(), **results}, indent=1))
     return 0
 

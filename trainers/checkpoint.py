@@ -36,6 +36,7 @@ class Progress:
     step: int = 0
     best_step: int | None = None
     best_value: float | None = None
+    """Of the metric the best is chosen by; negative where more is better, so that less is better always"""
     evaluations_without_gain: int = 0
 
 

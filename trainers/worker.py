@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from transformers import PreTrainedTokenizerBase
 
 from trainers import checkpoint, flops, objectives
 from trainers.checkpoint import Checkpoint, Progress
@@ -82,22 +83,9 @@ def _train(config: TrainConfig, run_dir: Path, world: World, log: EventLog, leas
     tokenizer = load_tokenizer(config.model)
     shape = shape_of(config.model, config.task)
     config, chosen_here = resolve(config, _hardware(world), shape)
-    choices += chosen_here
-    summary = world.on_main(
-        lambda: prepare.prepare(config.data, config.task, tokenizer, run_dir / "data", max_length=_int(config.data.max_length))
-    )
-    train_data, validation = prepare.load(run_dir / "data")
-    _check_data(config, summary, train_data)
-    with sharded_loading(config, world_size=world.size):
-        base = load_base(config.model, config.task, tokenizer, labels=summary.labels, device=world.device, seed=config.train.seed)
-    if config.task == "classify":
-        for part in (train_data, validation):
-            part.number_classes_as([base.config.id2label[index] for index in range(base.config.num_labels)])
-    module = add_adapters(base, config.method, config.task, quantized=config.model.quantization != "none")
-    loaded = Loaded(module, base, tokenizer)
-    _prepare_blocks(config, base)
+    summary, train_data, validation = _prepare_data(config, tokenizer, run_dir, world)
+    loaded = _load_model(config, tokenizer, [train_data, validation], world)
     engine = Engine(_objective(config, loaded), config, world)
-    found = _newest_whole(run_dir / "checkpoints", world)
     config, packing_choices = _decide_packing(config, engine, world)
     sampler = Sampler(
         len(train_data),
@@ -107,7 +95,6 @@ def _train(config: TrainConfig, run_dir: Path, world: World, log: EventLog, leas
         max_steps=config.train.max_steps,
     )
     eval_every, save_every, interval_choices = intervals(config, sampler.steps, evaluates=len(validation) > 0)
-    choices += [*packing_choices, *interval_choices]
     run = Run(
         config=config,
         world=world,
@@ -129,17 +116,48 @@ def _train(config: TrainConfig, run_dir: Path, world: World, log: EventLog, leas
         checkpoints=run_dir / "checkpoints",
         lease=lease,
     )
-    progress = Progress()
-    if found is not None:
-        _check_same_data(run_dir, summary)
-        checkpoint.restore(found, engine)
-        progress = found.manifest.progress
-    log.emit("start", step=progress.step, steps=sampler.steps, **_start_facts(config, world, engine, summary, shape, choices))
+    progress = _resume(run, run_dir, summary)
+    choices = [*choices, *chosen_here, *packing_choices, *interval_choices]
+    log.emit("start", step=progress.step, steps=sampler.steps, **_start_facts(run, summary, shape, choices))
     fit(run, progress)
-    _finish(run, loaded, run_dir, progress, summary)
+    _finish(run, loaded, run_dir, progress)
 
 
-def _finish(run: Run, loaded: Loaded, run_dir: Path, progress: Progress, summary: Summary) -> None:
+def _prepare_data(
+    config: TrainConfig, tokenizer: PreTrainedTokenizerBase, run_dir: Path, world: World
+) -> tuple[Summary, Prepared, Prepared]:
+    """Rank 0 prepares the rows while the others wait; all map them."""
+    assert isinstance(config.data.max_length, int)
+    folder, max_length = run_dir / "data", config.data.max_length
+    summary = world.on_main(lambda: prepare.prepare(config.data, config.task, tokenizer, folder, max_length=max_length))
+    train_data, validation = prepare.load(folder)
+    _check_data(config, summary, train_data)
+    return summary, train_data, validation
+
+
+def _load_model(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, data: list[Prepared], world: World) -> Loaded:
+    """The model with its adapters; for classify the data is told the order of the head's classes."""
+    with sharded_loading(config, world_size=world.size):
+        base = load_base(config.model, config.task, tokenizer, labels=data[0].labels, device=world.device, seed=config.train.seed)
+    if config.task == "classify":
+        for part in data:
+            part.number_classes_as([base.config.id2label[index] for index in range(base.config.num_labels)])
+    module = add_adapters(base, config.method, config.task, quantized=config.model.quantization != "none")
+    _prepare_blocks(config, base)
+    return Loaded(module, base, tokenizer)
+
+
+def _resume(run: Run, run_dir: Path, summary: Summary) -> Progress:
+    """Where the newest whole checkpoint stands, its state put into the engine; the beginning if there is none."""
+    found = _newest_whole(run.checkpoints, run.world)
+    if found is None:
+        return Progress()
+    _check_same_data(run_dir, summary)
+    checkpoint.restore(found, run.engine)
+    return found.manifest.progress
+
+
+def _finish(run: Run, loaded: Loaded, run_dir: Path, progress: Progress) -> None:
     """Take the best weights, evaluate them, write model, card and report."""
     if run.config.checkpoint.best_by is not None and progress.best_step not in (None, progress.step):
         best = _newest_whole(run.checkpoints, run.world, step=progress.best_step)
@@ -151,7 +169,7 @@ def _finish(run: Run, loaded: Loaded, run_dir: Path, progress: Progress, summary
     metrics = evaluate(run, run.validation) if len(run.validation) else {}
     folder = run_dir / ("adapter" if loaded.is_adapter else "model")
     tensors = _whole_tensors(loaded, run.engine, run.world)
-    run.world.on_main(lambda: _export(loaded, tensors, folder, summary.labels))
+    run.world.on_main(lambda: _export(loaded, tensors, folder, run.train.labels))
     peak = max(run.world.gather(_peak_memory(run.world)))
     if not run.world.is_main:
         return
@@ -166,14 +184,19 @@ def _finish(run: Run, loaded: Loaded, run_dir: Path, progress: Progress, summary
         tokens_per_second=round(tokens / seconds, 1) if seconds else None,
         peak_memory_bytes=peak,
         padding_share=round(1 - tokens / padded, 4) if padded else None,
-        best={"step": progress.best_step, "metric": run.config.checkpoint.best_by, "value": progress.best_value}
-        if progress.best_step
-        else None,
+        best=_best(run, progress),
         output=str(folder),
     )
     report = write_report(run_dir)
     write_model_card(folder, report, base_model=run.config.model.path, library="peft" if loaded.is_adapter else "transformers")
     shutil.rmtree(run_dir / "data", ignore_errors=True)  # tokens of the rows, of no further use
+
+
+def _best(run: Run, progress: Progress) -> dict[str, Any] | None:
+    metric = run.config.checkpoint.best_by or "eval_loss"
+    if progress.best_step is None or progress.best_value is None:
+        return None
+    return {"step": progress.best_step, "metric": metric, "value": progress.best_value if metric == "eval_loss" else -progress.best_value}
 
 
 def _export(loaded: Loaded, tensors: dict[str, torch.Tensor], folder: Path, labels: list[str]) -> None:
@@ -274,9 +297,8 @@ def _newest_whole(folder: Path, world: World, *, step: int | None = None) -> Che
     return world.on_main(choose)
 
 
-def _start_facts(
-    config: TrainConfig, world: World, engine: Engine, summary: Summary, shape: Shape, choices: list[Choice]
-) -> dict[str, Any]:
+def _start_facts(run: Run, summary: Summary, shape: Shape, choices: list[Choice]) -> dict[str, Any]:
+    config, world, engine = run.config, run.world, run.engine
     quantized = config.model.quantization
     method = config.method.type if quantized == "none" else f"q{config.method.type}-{quantized}"
     device = torch.cuda.get_device_name() if world.device.type == "cuda" else f"cpu ({torch.get_num_threads()} threads a worker)"
@@ -329,11 +351,6 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found | {"python": ".".join(map(str, sys.version_info[:3]))}
-
-
-def _int(value: int | str) -> int:
-    assert isinstance(value, int)
-    return value
 
 
 def quiet() -> None:

@@ -10,6 +10,8 @@ from typing import Any
 from tests import helpers
 
 _WORDS = ["account", "balance", "branch", "card", "cash", "charge", "cheque", "credit", "deposit", "fee", "interest", "loan", "mortgage"]
+WIDE = {"hidden_size": 200, "intermediate_size": 512}
+"""Of a Llama that ZeRO-3 does shard: parameters of up to 100,000 values stay whole on every worker."""
 TRAIN = {"max_steps": 10, "global_batch_size": 6, "learning_rate": 2e-3}
 
 

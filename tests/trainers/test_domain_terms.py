@@ -18,9 +18,8 @@ SAME = 2e-6
 
 @pytest.fixture(scope="module", params=["tied", "untied"])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Wide enough for ZeRO-3 to shard its embeddings."""
     folder = tmp_path_factory.mktemp(request.param)
-    helpers.make_model("llama", folder, hidden_size=320, intermediate_size=384, tie_word_embeddings=request.param == "tied")
+    helpers.make_model("llama", folder, **jobs.WIDE, tie_word_embeddings=request.param == "tied")
     return folder
 
 

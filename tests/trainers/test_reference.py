@@ -21,9 +21,8 @@ ROUNDED = 0.02
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Wide enough for ZeRO-3 to shard: it keeps parameters of up to 100,000 values whole."""
     folder = tmp_path_factory.mktemp("model")
-    helpers.make_model("llama", folder, hidden_size=320, intermediate_size=384)
+    helpers.make_model("llama", folder, **jobs.WIDE)
     return folder
 
 

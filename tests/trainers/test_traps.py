@@ -165,7 +165,7 @@ Runs = dict[str, Path]
 def two_workers(tmp_path_factory: pytest.TempPathFactory, llama_dir: Path, rows: Path, labelled: Path) -> Runs:
     """Runs of two workers in one group of processes, the first under ZeRO-3; "extensions" is where DeepSpeed would build operators."""
     folder = tmp_path_factory.mktemp("two")
-    helpers.make_model("llama", folder / "wide", hidden_size=320, intermediate_size=384)
+    helpers.make_model("llama", folder / "wide", **jobs.WIDE)
     unlike = jobs.write_unlike_rows(folder)
     spoilt = {"data": {"validation": str(unlike)}, "train": {"max_steps": 5, "learning_rate": 1e-2, "eval_every": 1, "warmup": 0}}
     one = {"global_batch_size": 1, "max_steps": 5}
