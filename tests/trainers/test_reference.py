@@ -11,7 +11,7 @@ from torch import nn
 from tests import helpers
 from tests.trainers import jobs, plain
 
-STEPS, BATCH, RATE, WARMUP, CLIP, DECAY, RANK, ALPHA = 10, 6, 3e-3, 2, 0.5, 0.1, 4, 8
+STEPS, BATCH, RATE, WARMUP, CLIP, DECAY, RANK, ALPHA = 10, 6, 1e-3, 2, 0.5, 0.1, 4, 8
 METHODS = ("full", "lora", "lora-nf4", "lora-int8")
 SAME = 1e-5
 """Of two float32 curves: sums in another order"""
