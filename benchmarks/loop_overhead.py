@@ -232,14 +232,15 @@ def _measure(folder: Path, *, workers: int, stage: int, steps: int) -> Result:
 
 def _make_inputs(folder: Path) -> None:
     """Synthetic bank tickets, and a directory with a tokenizer and a model's shape."""
-    from transformers import LlamaConfig
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     from trainers.data.synthetic import write_demo_data
     from trainers.data.tokenizer import train_tokenizer
 
     data = write_demo_data(folder / "data", documents=300)
     tokenizer = train_tokenizer((json.loads(line)["text"] for line in data.policies.open()), folder / "model", vocabulary=VOCABULARY)
-    LlamaConfig(
+    shape = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=WIDTH,
         intermediate_size=688,
@@ -248,15 +249,16 @@ def _make_inputs(folder: Path) -> None:
         num_key_value_heads=2,
         max_position_embeddings=1024,
         tie_word_embeddings=True,
-        architectures=["LlamaForCausalLM"],
-    ).save_pretrained(str(folder / "model"))
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(shape).save_pretrained(str(folder / "model"))
 
 
 def _make_run(folder: Path, name: str, *, stage: int, steps: int) -> Path:
     config = {
         "name": name,
         "task": "sft",
-        "model": {"path": str(folder / "model"), "from_scratch": True},
+        "model": str(folder / "model"),
         "method": {"lora": {"rank": RANK}},
         "data": {"train": str(folder / "data" / "tickets_train.jsonl"), "validation_fraction": 0},
         "train": {"max_steps": steps, "global_batch_size": EXAMPLES_A_STEP, "learning_rate": 1e-3},

@@ -10,10 +10,13 @@ of a peer falls into a timed step.
 
 Every contender is tried in several set-ups and goes on with its fastest. Peers begin with two processes of one thread and all sampling
 strategies Trainer has; the best of them is tried with one process of two threads; the best of those in torch's `medium` precision, where
-that leaves float32 products exact and oneDNN computes them. Then all take turns of a few steps, round after round, each in processes of its
-own, which wait, blocked, while it is not their turn. Time is taken outside of them, here: from the word to go until the last process has
-finished its last step. Tokens are counted at the door of the model, padding not. A turn during which other programs had more than a tenth
-of the processors is done again, as long as --patience (seconds) lasts.
+that leaves float32 products exact and oneDNN computes them. To tell our loop from the switches of torch that our worker sets by itself on a
+CPU (trainers/cpu.py), the fastest peer takes part once more with the same switches, marked +. Then all take turns of a few steps, round
+after round, each in processes of its own, which wait, blocked, while it is not their turn. Time is taken outside of them, here: from the
+word to go until the last process has finished its last step. Tokens are counted at the door of the model, padding not. A turn during which
+other programs had more than a tenth of the processors is done again, as long as --patience (seconds) lasts.
+
+Only with sampling `random` does a peer draw its batches as we do; with `group_by_length` a batch is of examples of like length.
 """
 
 import argparse
@@ -70,10 +73,16 @@ class SetUp:
     accumulation: int = 1
     precision: str = "highest"
     """torch.set_float32_matmul_precision"""
+    blockwise: bool = True
+    """Whether attention may be computed in blocks (torch.backends.cuda.enable_flash_sdp, the CPU's switch too)"""
+
+    @property
+    def title(self) -> str:
+        return self.name if self.blockwise else f"{self.name} +"
 
     def __str__(self) -> str:
         options = "" if self.name == "ours" else f", {self.sampling}, accumulation {self.accumulation}, {self.precision}"
-        return f"{self.workers} x {self.threads} threads{options}"
+        return f"{self.workers} x {self.threads} threads{options}{'' if self.blockwise else ', attention whole'}"
 
 
 @dataclass
@@ -155,6 +164,7 @@ def _work(set_up: SetUp, rank: int, port: int, folder: Path, loss: str, connecti
     quiet()
     torch.set_num_threads(set_up.threads)
     torch.set_float32_matmul_precision(set_up.precision)
+    torch.backends.cuda.enable_flash_sdp(set_up.blockwise)
     gate = Gate(connection)
     if set_up.name == "ours":
         _run_ours(set_up, folder, loss, gate)
@@ -393,7 +403,7 @@ class Choice:
     def __init__(self, folder: Path, loss: str, patience: Patience) -> None:
         self.trials: list[dict[str, Any]] = []
         self.best: Contender | None = None
-        self._speed = 0.0
+        self.speed = 0.0
         self._start = partial(Contender, folder=folder, loss=loss, patience=patience)
 
     def attempt(self, set_ups: list[SetUp]) -> Contender:
@@ -402,10 +412,10 @@ class Choice:
             contender = self._start(set_up)
             speed, padding = contender.trial()
             self.trials.append({**asdict(set_up), "tokens_per_second": speed, "padding": padding})
-            print(f"  tried {set_up.name:<11} {speed:7.0f} tokens/s  padding {padding:5.1%}  {set_up}", file=sys.stderr, flush=True)
-            loser = contender if speed <= self._speed else self.best
-            if speed > self._speed:
-                self.best, self._speed = contender, speed
+            print(f"  tried {set_up.title:<11} {speed:7.0f} tokens/s  padding {padding:5.1%}  {set_up}", file=sys.stderr, flush=True)
+            loser = contender if speed <= self.speed else self.best
+            if speed > self.speed:
+                self.best, self.speed = contender, speed
             if loser is not None:
                 loser.stop()
         assert self.best is not None
@@ -415,21 +425,21 @@ class Choice:
 def _choose(name: str, choice: Choice) -> Contender:
     best = choice.attempt(_strategies(name))
     best = choice.attempt(_on_one_process(best.set_up))
-    if name == "ours" or not _medium_is_exact():
+    from trainers.cpu import onednn_is_exact
+
+    if name == "ours" or not onednn_is_exact():
         return best
     return choice.attempt([replace(best.set_up, precision="medium")])
 
 
-def _medium_is_exact() -> bool:
-    """Whether torch's `medium` leaves float32 products as exact as they are, which it does on a CPU without a bfloat16 matrix unit."""
-    import torch
+def _with_our_switches(choices: dict[str, Choice], again: Choice) -> list[Contender]:
+    from trainers.cpu import onednn_is_exact
 
-    errors = []
-    first, second = torch.randn(256, 256), torch.randn(256, 256)
-    for precision in ("highest", "medium"):
-        torch.set_float32_matmul_precision(precision)
-        errors.append(float((first @ second - first.double() @ second.double()).abs().max()))
-    return errors[1] < 10 * errors[0]
+    fastest = max((choice for name, choice in choices.items() if name != "ours"), key=lambda choice: choice.speed)
+    assert fastest.best is not None
+    if not onednn_is_exact():
+        return []
+    return [again.attempt([replace(fastest.best.set_up, precision="medium", blockwise=False)])]
 
 
 def _rounds(contenders: list[Contender], steps: int) -> list[dict[str, Any]]:
@@ -439,14 +449,14 @@ def _rounds(contenders: list[Contender], steps: int) -> list[dict[str, Any]]:
         first = number % len(contenders)
         for contender in contenders[first:] + contenders[:first]:
             contender.turns.append(contender.turn(TURN))
-        speeds = {c.set_up.name: c.turns[-1].speed for c in contenders}
-        results.append({"speeds": speeds, "ratio": _ratio(speeds), "disturbance": max(c.turns[-1].disturbance for c in contenders)})
+        speeds = {c.set_up.title: c.turns[-1].speed for c in contenders}
+        results.append({"speeds": speeds, "disturbance": max(c.turns[-1].disturbance for c in contenders)})
     return results
 
 
-def _ratio(speeds: dict[str, float]) -> float:
-    """Ours over the fastest peer."""
-    return speeds["ours"] / max(speed for name, speed in speeds.items() if name != "ours")
+def _ratio(speeds: dict[str, float], *, switched: bool) -> float:
+    """Ours over the fastest peer as it comes, or over the one that was given our switches."""
+    return speeds["ours"] / max(speed for name, speed in speeds.items() if name != "ours" and name.endswith("+") == switched)
 
 
 def _summary(contender: Contender) -> dict[str, Any]:
@@ -454,6 +464,7 @@ def _summary(contender: Contender) -> dict[str, Any]:
     steps = sum(turn.steps for turn in contender.turns)
     tokens, computed = sum(c.tokens for c in counts), sum(c.computed for c in counts)
     return {
+        "title": contender.set_up.title,
         **asdict(contender.set_up),
         "tokens_per_second": statistics.median(speeds),
         "tokens_per_second_overall": tokens / sum(turn.seconds for turn in contender.turns),
@@ -478,13 +489,18 @@ def _print(contenders: list[Contender], summaries: list[dict[str, Any]], rounds:
     for contender, s in zip(contenders, summaries, strict=True):
         spread = f"({s['slowest']:.0f} - {s['fastest']:.0f})"
         print(
-            f"{s['name']:<11} {s['tokens_per_second']:>8.0f} {spread:>19}  {s['tokens_per_cpu_second']:>9.0f}  {s['padding']:>7.1%}  "
+            f"{s['title']:<11} {s['tokens_per_second']:>8.0f} {spread:>19}  {s['tokens_per_cpu_second']:>9.0f}  {s['padding']:>7.1%}  "
             f"{s['examples_per_step']:>8.1f} {s['tokens_per_step']:>6.0f} {s['targets_per_example']:>6.2f}  "
             f"{s['first_loss']:>11.3f} {s['loss_of_steps_21_to_30']:>6.3f}  {contender.set_up}"
         )
-    ratios = [r["ratio"] for r in rounds]
-    print(f"\nours / fastest peer, by round: {' '.join(f'{ratio:.2f}' for ratio in ratios)}   median {statistics.median(ratios):.2f}")
-    print(f"ours / fastest peer, all rounds together: {_ratio({s['name']: s['tokens_per_second_overall'] for s in summaries}):.2f}")
+    overall = {s["title"]: s["tokens_per_second_overall"] for s in summaries}
+    print()
+    for switched in [False] + [True] * any(title.endswith("+") for title in overall):
+        ratios = [_ratio(r["speeds"], switched=switched) for r in rounds]
+        print(
+            f"ours / {'the same with our switches' if switched else 'fastest peer'}: {_ratio(overall, switched=switched):.2f}, "
+            f"by round {' '.join(f'{ratio:.2f}' for ratio in ratios)}"
+        )
 
 
 # what all train on
@@ -592,6 +608,7 @@ def main() -> int:
         print(data, file=sys.stderr)
         choices = {name: Choice(folder, arguments.loss, patience) for name in NAMES}
         contenders = [_choose(name, choice) for name, choice in choices.items()]
+        contenders += _with_our_switches(choices, Choice(folder, arguments.loss, patience))
         rounds = _rounds(contenders, arguments.steps)
         for contender in contenders:
             contender.stop()

@@ -108,6 +108,9 @@ def _absolute(job: JobSpec, folder: Path) -> JobSpec:
         model["add_tokens"] = folder / model["add_tokens"]
     model["path"] = _model_path(model["path"], folder)
     values["output"] = Path(os.path.abspath(values["output"]))
+    tracking = values["tracking"]
+    if tracking["mlflow"] and ":" not in tracking["mlflow"] and tracking["mlflow"] != "databricks":
+        tracking["mlflow"] = str(folder / Path(tracking["mlflow"]).expanduser())
     return JobSpec.model_validate(values)
 
 
@@ -127,9 +130,10 @@ def check_paths(job: JobSpec) -> None:
             raise DataError(f"{path}: no such file", "paths in a job file are relative to the job file")
 
 
-# What may change between the start of a run and its continuation: it decides where and how it runs, not what it computes.
-_FREE = ("cluster", "zero", "output", "tracking", "name", "checkpoint", "train.micro_batch_tokens", "train.activation_checkpointing",
-         "train.compile", "train.eval_every", "train.early_stopping")  # fmt: skip
+# What may change between the start of a run and its continuation: it decides where and how it runs, not what it computes. That the data
+# are the same, wherever they lie, is seen by the workers.
+_FREE = ("cluster", "data.train", "data.validation", "zero", "output", "tracking", "name", "checkpoint", "train.micro_batch_tokens",
+         "train.activation_checkpointing", "train.compile", "train.eval_every", "train.early_stopping")  # fmt: skip
 
 
 def check_continues(job: JobSpec) -> None:
@@ -137,10 +141,14 @@ def check_continues(job: JobSpec) -> None:
     if not (job.run_dir / "events.jsonl").exists():
         return
     before, now = (dict(_flat(spec.model_dump(mode="json"))) for spec in (read_job(job.run_dir), job))
-    changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name) and not name.startswith(_FREE))
+    changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name) and not _is_free(name))
     if changed:
         listed = ", ".join(f"{name} (was {before.get(name)}, is {now.get(name)})" for name in changed[:5])
         raise ConfigError(f"{job.run_dir} holds a run of another job: {listed}", "give this one another name: --set name=NAME")
+
+
+def _is_free(name: str) -> bool:
+    return any(name == free or name.startswith(f"{free}.") for free in _FREE)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -16,9 +16,19 @@ from rich.table import Table
 from cluster.job import read_job
 from trainers.config import DataConfig, ModelConfig, Task
 from trainers.data.formats import Chat, Completion
-from trainers.data.masking import render
 from trainers.errors import ConfigError, DataError, ModelError
-from trainers.evaluate import Item, Scored, answers, class_probabilities, read_items, reference_of, score, summarise, summarise_by
+from trainers.evaluate import (
+    Item,
+    Scored,
+    answers,
+    chat_prompt,
+    class_probabilities,
+    read_items,
+    reference_of,
+    score,
+    summarise,
+    summarise_by,
+)
 from trainers.model import Loaded, base_of, load_base, load_finetuned, load_model_config, load_tokenizer, merge, shape_of
 from trainers.worker import quiet
 
@@ -240,7 +250,7 @@ def _predict(target: Target, loaded: Loaded, lines: list[str]) -> list[tuple[str
         return answers(loaded, texts)
     system = target.data.system_prompt if target.data is not None else None
     before = [("system", system)] if system else []
-    return answers(loaded, [render(loaded.tokenizer, [*before, ("user", text)], generation_prompt=True) for text in texts])
+    return answers(loaded, [chat_prompt(loaded, [*before, ("user", text)]) for text in texts])
 
 
 def _text_of(line: str) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from trainers.errors import TrainersError
+from trainers.errors import ConfigError, TrainersError
 
 app = typer.Typer(
     name="consortium",
@@ -77,6 +77,8 @@ def evaluate(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score a model beyond its loss."""
+    _demand(target, "a run, an adapter or a model directory")
+    _demand(data, "JSONL, CSV, Parquet or a dataset directory")
     from consortium.evaluation import evaluate_model
 
     evaluate_model(target, data, by=by, label=label, terms=terms, generate=generate, review=review, base=base, limit=limit, as_json=json_)
@@ -89,6 +91,7 @@ def predict(
     abstain_below: Annotated[float, typer.Option(help="Abstain when the confidence is lower.", min=0, max=1)] = 0.0,
 ) -> None:
     """Answer each input line with a confidence, as JSON lines."""
+    _demand(run, "a run, an adapter or a model directory")
     from consortium.evaluation import predict_lines
 
     predict_lines(run, input_, abstain_below=abstain_below)
@@ -101,6 +104,7 @@ def export(
     merge: Annotated[bool, typer.Option("--merge", help="Fold the adapter into the weights.")] = False,
 ) -> None:
     """Write the trained model for use elsewhere."""
+    _demand(run, "a run directory: OUTPUT/NAME of a job")
     from consortium.evaluation import export_model
 
     export_model(run, output, merge=merge)
@@ -118,6 +122,12 @@ def data_inspect(
     from consortium.training import inspect_data
 
     inspect_data(file, job, model, task, shown=shown)
+
+
+def _demand(path: Path, expected: str) -> None:
+    """A wrong path is told at once, before torch is loaded."""
+    if not path.exists():
+        raise ConfigError(f"{path}: no such file or directory", f"expected {expected}")
 
 
 def main() -> None:

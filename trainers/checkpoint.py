@@ -10,6 +10,7 @@ not a checkpoint. Randomness needs no saving: every draw is a function of the se
 
 import hashlib
 import json
+import os
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator
@@ -73,6 +74,7 @@ def save(folder: Path, engine: Engine, progress: Progress, world: World) -> int:
     try:
         save_file(dict(_fragments(engine)), partial / name)
         (partial / name).chmod(0o600)
+        _to_disk(partial / name)
         entry = describe(partial / name)
     except (OSError, SafetensorError) as cause:
         error = CheckpointError(f"cannot write checkpoint {final}: {cause}", "free space on the disk, then: consortium resume RUN")
@@ -102,8 +104,20 @@ def _make_empty(folder: Path) -> None:
 
 def _commit(partial: Path, final: Path, manifest: Manifest) -> None:
     (partial / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1))
+    _to_disk(partial / MANIFEST)
+    _to_disk(partial)
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
+    _to_disk(final.parent)
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, would outlast a power failure."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @torch.no_grad()

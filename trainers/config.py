@@ -199,6 +199,9 @@ class TrainConfig(Part):
             "model.from_scratch makes new weights, which are trained in full: set model.quantization: none": (
                 quantized and self.model.from_scratch
             ),
+            "model.from_scratch makes new weights, of which an adapter is no record: set method: full": (
+                self.model.from_scratch and self.method.type == "lora"
+            ),
             "zero.offload_params needs zero.stage: 3": self.zero.offload_params == "cpu" and self.zero.stage in (1, 2),
             "train.epochs and train.max_steps exclude each other: give one": None not in (self.train.epochs, self.train.max_steps),
             f"checkpoint.best_by: {best_by} needs task: classify; use eval_loss": (

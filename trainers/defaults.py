@@ -35,6 +35,8 @@ class Shape:
     layers: int
     hidden_size: int
     intermediate_size: int
+    attention_width: int
+    """Heads times their size; not the hidden size in all models"""
     longest_input: int | None
 
 

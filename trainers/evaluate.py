@@ -84,7 +84,7 @@ def score(
     """Score every row: its loss always, its class for classify, label likelihoods and written answers as asked. Raises DataError."""
     if task == "classify":
         return _score_classes(loaded, items, max_length=max_length, progress=progress)
-    pairs = list(_encode(loaded, task, items, max_length))
+    pairs = list(_encode(loaded, items, max_length))
     loss, targets = _losses(loaded, [example for example, _ in pairs], progress)
     rows = [row for _, row in pairs]
     scored = Scored(np.bincount(rows, loss, len(items)), np.bincount(rows, targets, len(items)).astype(int))
@@ -124,7 +124,7 @@ def class_probabilities(
 ) -> np.ndarray:
     """(texts, classes), in the order of the head."""
     items = [Item(Labelled(text, ""), {}, "") for text in texts]
-    encoded = [example for example, _ in _encode(loaded, "classify", items, max_length)]
+    encoded = [example for example, _ in _encode(loaded, items, max_length)]
     found: list[np.ndarray] = [np.empty(0)] * len(encoded)
     for places, batch in _batches(loaded, encoded, progress):
         logits = loaded.base(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits.float()
@@ -161,16 +161,24 @@ def answers(
 
 
 def prompt_of(content: Content, loaded: Loaded) -> str:
-    """What the model is given before its last answer."""
+    """What the model is given before its last answer. Raises DataError where the chat template refuses it."""
     match content:
         case Chat(turns):
-            return render(loaded.tokenizer, turns[: _last_answer(content)], generation_prompt=True)
+            return chat_prompt(loaded, turns[: _last_answer(content)])
         case Completion(prompt, _):
             return prompt
         case Labelled(text, _):
             return text
         case _:
             return content.text
+
+
+def chat_prompt(loaded: Loaded, turns: Sequence[tuple[str, str]]) -> str:
+    """A conversation up to where the assistant speaks. Raises DataError where the chat template refuses it."""
+    try:
+        return render(loaded.tokenizer, turns, generation_prompt=True)
+    except BadRow as problem:
+        raise DataError(str(problem), "some templates know no system role, or want user and assistant in turn") from problem
 
 
 def _last_answer(content: Chat) -> int:
@@ -276,11 +284,11 @@ def _terms(item: Item, column: str) -> list[str]:
     return [str(term) for term in value]
 
 
-def _encode(loaded: Loaded, task: Task, items: Sequence[Item], max_length: int) -> Iterator[tuple[Encoded, int]]:
+def _encode(loaded: Loaded, items: Sequence[Item], max_length: int) -> Iterator[tuple[Encoded, int]]:
     """Examples with the row each comes from."""
     for start in range(0, len(items), 256):
         chunk = items[start : start + 256]
-        results = encode([item.content for item in chunk], loaded.tokenizer, task, max_length=max_length, truncate=True)
+        results = encode([item.content for item in chunk], loaded.tokenizer, max_length=max_length, truncate=True)
         for place, (item, result) in enumerate(zip(chunk, results, strict=True), start):
             if isinstance(result, BadRow):
                 raise DataError(f"{item.origin}: {result}")

@@ -88,6 +88,7 @@ def shape_of(model: ModelConfig, task: Task) -> Shape:
         layers=text.num_hidden_layers,
         hidden_size=text.hidden_size,
         intermediate_size=next((width for width in widths if width), 4 * text.hidden_size),
+        attention_width=text.num_attention_heads * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads),
         longest_input=getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None),
     )
 

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from trainers import checkpoint, flops, objectives
 from trainers.checkpoint import Checkpoint, Progress
 from trainers.config import TrainConfig, read_config
+from trainers.cpu import fast_products
 from trainers.data import prepare
 from trainers.data.prepare import Prepared, Summary
 from trainers.data.sampler import Sampler
@@ -26,11 +27,13 @@ from trainers.errors import CheckpointError, ConfigError, DataError, RunBusyErro
 from trainers.events import EventLog, Listener, trackers
 from trainers.lease import Lease
 from trainers.loop import Run, evaluate, fit
+from trainers.lora import fuse_updates
 from trainers.model import Loaded, add_adapters, decoder_blocks, load_base, load_tokenizer, save_trained, shape_of
 from trainers.report import read_events, write_model_card, write_report
 from trainers.schedule import learning_rate_schedule
 from trainers.world import World
 
+_OTHER_DATA = "put the files back as they were, or give the run another name"
 _PACKAGES = ("consortium", "torch", "deepspeed", "ray", "transformers", "peft", "bitsandbytes", "datasets", "safetensors")
 
 
@@ -119,8 +122,9 @@ def _train(config: TrainConfig, run_dir: Path, world: World, log: EventLog, leas
     progress = _resume(run, run_dir, summary)
     choices = [*choices, *chosen_here, *packing_choices, *interval_choices]
     log.emit("start", step=progress.step, steps=sampler.steps, **_start_facts(run, summary, shape, choices))
-    fit(run, progress)
-    _finish(run, loaded, run_dir, progress)
+    with fast_products(longest=int(train_data.lengths.max())):
+        fit(run, progress)
+        _finish(run, loaded, run_dir, progress)
 
 
 def _prepare_data(
@@ -143,6 +147,8 @@ def _load_model(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, data: l
         for part in data:
             part.number_classes_as([base.config.id2label[index] for index in range(base.config.num_labels)])
     module = add_adapters(base, config.method, config.task, quantized=config.model.quantization != "none")
+    if config.zero.stage != 3 and not config.train.compile:  # the compiler fuses by itself
+        fuse_updates(module)
     _prepare_blocks(config, base)
     return Loaded(module, base, tokenizer)
 
@@ -273,10 +279,12 @@ def _check_data(config: TrainConfig, summary: Summary, train_data: Prepared) -> 
 def _check_same_data(run_dir: Path, summary: Summary) -> None:
     """The order of examples is a function of the data: a run cannot go on with other rows."""
     first = next((event for event in read_events(run_dir / "events.jsonl") if event["event"] == "start"), None)
-    before = {file["sha256"]: file["path"] for file in first["data"]["files"]} if first else {}
-    gone = [path for sha256, path in before.items() if sha256 not in {file["sha256"] for file in summary.files}]
-    if gone:
-        raise DataError(f"{gone[0]} has changed since this run began", "put the file back, or give the run another name")
+    before = first["data"]["files"] if first else summary.files
+    if len(before) != len(summary.files):
+        raise DataError(f"the run began with {len(before)} files of data and now has {len(summary.files)}", _OTHER_DATA)
+    for old, new in zip(before, summary.files, strict=True):
+        if old["sha256"] != new["sha256"]:
+            raise DataError(f"{new['path']} has changed since this run began", _OTHER_DATA)
 
 
 def _newest_whole(folder: Path, world: World, *, step: int | None = None) -> Checkpoint | None:
@@ -323,7 +331,7 @@ def _flops_per_token(config: TrainConfig, shape: Shape, engine: Engine, data: Pr
     return flops.flops_per_token(
         linear=shape.linear,
         adapter=0 if full else trainable,
-        attention_width=shape.hidden_size,
+        attention_width=shape.attention_width,
         layers=shape.layers,
         length=float((data.lengths.astype(float) ** 2).sum() / data.lengths.sum()),
         full=full,

@@ -25,6 +25,15 @@ def test_paths_of_data_are_relative_to_the_job_file(tmp_path: Path) -> None:
     assert job.data.train == [tmp_path / "train.csv"]
 
 
+@pytest.mark.parametrize(
+    ("given", "resolved"),
+    [("mlruns", "{folder}/mlruns"), ("http://tracker:5000", "http://tracker:5000"), ("sqlite:///m.db", "sqlite:///m.db")],
+)
+def test_a_folder_for_mlflow_is_relative_to_the_job_file(tmp_path: Path, given: str, resolved: str) -> None:
+    job = load_job(_write_job(tmp_path, f"{MINIMAL}tracking: {{mlflow: '{given}'}}\n"))
+    assert job.tracking.mlflow == resolved.format(folder=tmp_path)
+
+
 def test_a_model_directory_beside_the_job_file_is_found(tmp_path: Path) -> None:
     (tmp_path / "tiny").mkdir()
     assert load_job(_write_job(tmp_path, MINIMAL.replace("some/model", "tiny"))).model.path == str(tmp_path / "tiny")
@@ -85,6 +94,9 @@ def test_a_run_continues_on_other_workers_but_not_with_another_learning_rate(tmp
     job = load_job(_write_job(tmp_path, MINIMAL), [f"output={tmp_path}/runs"])
     (write_job(job) / "events.jsonl").write_text("")
     check_continues(load_job(tmp_path / "intents.yaml", [f"output={tmp_path}/runs", "cluster.workers=3"]))
+    check_continues(load_job(tmp_path / "intents.yaml", [f"output={tmp_path}/runs", "data.train=moved.csv"]))
+    with pytest.raises(ConfigError, match=r"data.validation_fraction \(was 0.2, is 0.3\)"):
+        check_continues(load_job(tmp_path / "intents.yaml", [f"output={tmp_path}/runs", "data.validation_fraction=0.3"]))
     with pytest.raises(ConfigError, match=r"train.learning_rate \(was auto, is 0.1\)"):
         check_continues(load_job(tmp_path / "intents.yaml", [f"output={tmp_path}/runs", "train.learning_rate=0.1"]))
 

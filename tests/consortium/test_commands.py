@@ -119,8 +119,8 @@ def test_bad_input_is_a_line_and_a_hint_and_exit_code_2(
     ("arguments", "message"),
     [
         (("resume", "/nowhere"), "is no run directory"),
-        (("evaluate", "/nowhere", "--data", "x.jsonl"), "neither a run"),
-        (("predict", "/nowhere"), "neither a run"),
+        (("evaluate", "/nowhere", "--data", "x.jsonl"), "/nowhere: no such file"),
+        (("predict", "/nowhere"), "/nowhere: no such file"),
         (("train", "/nowhere.yaml"), "No such file"),
     ],
 )

@@ -226,6 +226,22 @@ def test_a_checkpoint_of_another_job_is_refused(tmp_path: Path, small: Path, cap
     assert "give the run another name" in capsys.readouterr().err
 
 
+def test_a_run_goes_on_with_the_same_rows_wherever_they_lie_and_with_no_others(tmp_path: Path, small: Path) -> None:
+    data = json.loads((small / "config.json").read_text())["data"]
+    rows = Path(data["train"])
+    (moved := tmp_path / "moved.jsonl").write_bytes(rows.read_bytes())
+    (changed := tmp_path / "changed.jsonl").write_bytes(rows.read_bytes().replace(b"card", b"loan", 1))
+
+    jobs.train_here(jobs.as_left_after(STOP, small, tmp_path / "run", data=data | {"train": str(moved)}))
+    others = [{"train": str(changed)}, {"train": [str(rows), str(changed)]}]
+    runs = [jobs.as_left_after(STOP, small, tmp_path / f"other{i}", data=data | other) for i, other in enumerate(others)]
+
+    assert jobs.try_all(runs) == [
+        f"DataError: {changed} has changed since this run began",
+        "DataError: the run began with 1 files of data and now has 2",
+    ]
+
+
 def test_only_what_is_trained_is_saved(small: Path) -> None:
     tensors = load_file(small / "checkpoints" / f"step-{STEPS:08d}" / "rank-00000.safetensors")
 

@@ -130,6 +130,19 @@ def test_a_finished_run_reports_what_its_last_event_says() -> None:
     assert (report["metrics"], report["best"]["step"]) == ({"accuracy": 0.9}, 2)
     assert (report["tokens_per_second"], report["padding_share"], report["peak_memory_bytes"]) == (60.0, 0.2, 3 * 2**30)
     assert report["hyperparameters"] == {block: CONFIG[block] for block in ("train", "method", "zero")}
+
+
+def test_settings_left_to_us_are_shown_as_they_were_chosen() -> None:
+    config = {**CONFIG, "train": {"learning_rate": "auto", "epochs": None, "seed": 0}}
+    chosen = [{"field": "train.learning_rate", "value": 2e-4, "reason": ""}, {"field": "train.epochs", "value": 3.0, "reason": ""}]
+    start = {**next(event for event in _make_restarted_run() if event["event"] == "start"), "choices": chosen}
+
+    assert build_report(config, [start])["hyperparameters"]["train"] == {"learning_rate": 2e-4, "epochs": 3.0, "seed": 0}
+    assert config["train"]["learning_rate"] == "auto"
+
+
+def test_a_finished_run_lists_its_warnings() -> None:
+    report = build_report(CONFIG, _make_restarted_run())
     assert report["warnings"] == [{"step": 4, "message": "slow disk"}]
     assert report["failure"] is None
 

@@ -6,6 +6,7 @@ Every row is read on its own, so that a bad one is named by file and line and th
 import csv
 import difflib
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from trainers.config import DataConfig, Format, Task
 from trainers.errors import DataError
 
 csv.field_size_limit(1 << 26)  # the default of 128 KiB refuses long documents
+_DELIMITERS = (",", ";", "\t")
+"""Of CSV: the commonest in the header line. Spreadsheets write semicolons wherever the comma stands in numbers."""
 
 
 class BadRow(ValueError):
@@ -146,7 +149,8 @@ def _parse_json(path: Path, number: int, line: str) -> Row:
 
 def _read_csv(path: Path) -> Iterator[Row]:
     with _open_text(path) as lines:
-        records = csv.reader(lines)
+        first = lines.readline()
+        records = csv.reader(itertools.chain([first], lines), delimiter=max(_DELIMITERS, key=first.count))
         header = next(records, [])
         for fields in filter(None, records):
             if len(fields) == len(header):
@@ -264,7 +268,8 @@ def _labelled(values: Mapping[str, Any], layout: Layout, task: Task, system_prom
     if not str(label).strip():
         raise BadRow(f"empty field: {layout.columns['label']!r}")
     text = layout.text(values, "text")
-    return Labelled(text, str(label)) if task == "classify" else _chat([("user", text), ("assistant", str(label))], system_prompt)
+    name = str(label).strip()
+    return Labelled(text, name) if task == "classify" else _chat([("user", text), ("assistant", name)], system_prompt)
 
 
 def _turns(layout: Layout, values: Mapping[str, Any], column: str, role_key: str, content_key: str) -> list[tuple[str, str]]:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from trainers.config import Task
 from trainers.data.formats import BadRow, Chat, Completion, Content, Labelled, Text
 
 PLAIN_TEMPLATE = (
@@ -97,7 +96,7 @@ def _try_to_render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[tuple[str
 
 
 def encode(
-    contents: Sequence[Content | BadRow], tokenizer: PreTrainedTokenizerBase, task: Task, *, max_length: int, truncate: bool
+    contents: Sequence[Content | BadRow], tokenizer: PreTrainedTokenizerBase, *, max_length: int, truncate: bool
 ) -> list[list[Encoded] | BadRow]:
     """Encode rows together (tokenizers work in parallel): for each row its examples, or why it cannot be learnt from.
 

@@ -187,31 +187,40 @@ class Outcome:
 def outcomes(data: DataConfig, task: Task, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> Iterator[Outcome]:
     """Every row of every file in order, encoded; a few hundred are in memory at a time. Raises DataError for a file as a whole."""
     truncate = data.over_length == "truncate"
+    learnt_from: set[bytes] = set()
     for file, path in enumerate([*data.train, *data.validation]):
         rows = contents(data, task, path)
         while batch := list(itertools.islice(rows, _ROWS_TOGETHER)):
-            encoded = encode([content for _, content in batch], tokenizer, task, max_length=max_length, truncate=truncate)
+            encoded = encode([content for _, content in batch], tokenizer, max_length=max_length, truncate=truncate)
             for (row, content), examples in zip(batch, encoded, strict=True):
-                yield _outcome(data, file, row, content, examples)
+                yield _outcome(data, file, row, content, examples, learnt_from)
 
 
-def _outcome(data: DataConfig, file: int, row: Row, content: Content | BadRow, examples: list[Encoded] | BadRow) -> Outcome:
+def _outcome(
+    data: DataConfig, file: int, row: Row, content: Content | BadRow, examples: list[Encoded] | BadRow, learnt_from: set[bytes]
+) -> Outcome:
     if isinstance(examples, BadRow):
         return Outcome(file, row, [], problem=examples)
     assert not isinstance(content, BadRow)
     try:
-        return Outcome(file, row, examples, _side(data, file, row, content))
+        return Outcome(file, row, examples, _side(data, file, row, content, learnt_from))
     except BadRow as problem:
         return Outcome(file, row, [], problem=problem)
 
 
-def _side(data: DataConfig, file: int, row: Row, content: Content) -> int:
-    if file >= len(data.train):
-        return VALIDATION
-    if data.validation:
-        return TRAIN
-    key = split_key(row.values or {}, content, data.group_by)
-    return VALIDATION if in_validation(key, data.validation_fraction) else TRAIN
+def _side(data: DataConfig, file: int, row: Row, content: Content, learnt_from: set[bytes]) -> int:
+    """Of the split. `learnt_from` collects the groups of the training files, of which no validation file may have one. Raises BadRow."""
+    if not data.validation:
+        key = split_key(row.values or {}, content, data.group_by)
+        return VALIDATION if in_validation(key, data.validation_fraction) else TRAIN
+    side = VALIDATION if file >= len(data.train) else TRAIN
+    if data.group_by is not None:
+        group = hashlib.sha256(split_key(row.values or {}, content, data.group_by).encode()).digest()
+        if side == TRAIN:
+            learnt_from.add(group)
+        elif group in learnt_from:
+            raise BadRow(f"on both sides: {data.group_by!r} of this validation row is that of a training row")
+    return side
 
 
 def _examples(

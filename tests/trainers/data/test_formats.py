@@ -281,6 +281,21 @@ def test_csv_rows_with_too_few_or_too_many_fields_are_bad_rows(tmp_path: Path) -
     }
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_csv_of_spreadsheets_is_read_by_the_delimiter_of_its_header(tmp_path: Path, delimiter: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(f'text{delimiter}label\n"Hello{delimiter} 1,50 euros, please"{delimiter}card\n')
+
+    assert _read(path, "classify") == [Labelled(f"Hello{delimiter} 1,50 euros, please", "card")]
+
+
+def test_spaces_around_a_label_make_no_other_class(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label\nHello,card\nHello, card \n")
+
+    assert _read(path, "classify") == [Labelled("Hello", "card"), Labelled("Hello", "card")]
+
+
 @pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl"])
 def test_a_file_that_is_not_utf8_is_refused_by_line(tmp_path: Path, name: str) -> None:
     path = tmp_path / name

@@ -64,7 +64,7 @@ def _with_template(tokenizer: PreTrainedTokenizerBase, name: str) -> PreTrainedT
 
 def _encode(tokenizer: Any, content: Content, task: Task = "sft", *, max_length: int = 10_000, truncate: bool = False) -> Any:
     """What becomes of one row: its only example or the problem."""
-    (outcome,) = encode([content], tokenizer, task, max_length=max_length, truncate=truncate)
+    (outcome,) = encode([content], tokenizer, max_length=max_length, truncate=truncate)
     return outcome if isinstance(outcome, BadRow) else outcome[0]
 
 
@@ -236,7 +236,7 @@ def test_bad_rows_do_not_disturb_the_rows_beside_them(tokenizer: Any) -> None:
     refused = Chat((("system", "Be kind."), *TALK.turns))
     unread = BadRow("empty field: 'text'")
 
-    before, problem, same, after = encode([TALK, refused, unread, TALK], tokenizer, "sft", max_length=1000, truncate=False)
+    before, problem, same, after = encode([TALK, refused, unread, TALK], tokenizer, max_length=1000, truncate=False)
 
     assert isinstance(problem, BadRow) and same is unread
     assert before == after == [_encode(tokenizer, TALK)]
@@ -270,7 +270,7 @@ def test_every_token_of_a_document_is_in_one_block_and_learnt(tokenizer: Any) ->
     text = "Fees are due on the first day of each month. " * 20
     whole = [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
 
-    (blocks,) = encode([Text(text)], tokenizer, "pretrain", max_length=32, truncate=False)
+    (blocks,) = encode([Text(text)], tokenizer, max_length=32, truncate=False)
 
     assert isinstance(blocks, list)
     assert [token for block in blocks for token in block.ids] == whole
@@ -283,7 +283,7 @@ def test_every_token_of_a_document_is_in_one_block_and_learnt(tokenizer: Any) ->
 def test_blocks_lose_at_most_a_last_token_that_would_stand_alone(tokenizer: Any, text: str, max_length: int) -> None:
     whole = [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
 
-    (blocks,) = encode([Text(text)], tokenizer, "pretrain", max_length=max_length, truncate=False)
+    (blocks,) = encode([Text(text)], tokenizer, max_length=max_length, truncate=False)
 
     assert isinstance(blocks, list)
     assert [token for block in blocks for token in block.ids] == (whole if len(whole) % max_length != 1 else whole[:-1])

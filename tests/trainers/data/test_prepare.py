@@ -35,7 +35,7 @@ def _prepare(data: DataConfig, tokenizer: Any, folder: Path, task: Task = "pretr
 def test_what_was_prepared_is_what_encoding_gives(tokenizer: Any, tmp_path: Path) -> None:
     path = _make_documents(tmp_path)
     texts = [Text(json.loads(line)["text"]) for line in path.read_text().splitlines()]
-    expected = [e for examples in encode(texts, tokenizer, "pretrain", max_length=16, truncate=False) for e in examples]  # type: ignore[union-attr]
+    expected = [e for examples in encode(texts, tokenizer, max_length=16, truncate=False) for e in examples]  # type: ignore[union-attr]
 
     train, validation = _prepare(_make_config(path), tokenizer, tmp_path / "data", max_length=16)
 
@@ -242,6 +242,20 @@ def test_validation_files_are_held_out_whole_and_the_fraction_is_not_used(tokeni
     assert all("held_out" in s.origin for s in load(tmp_path / "data")[1].samples(range(5)))
 
 
+def test_a_customer_on_both_sides_of_given_files_is_a_bad_row(tokenizer: Any, tmp_path: Path) -> None:
+    train = write_jsonl(tmp_path / "train.jsonl", [{"text": "Message one", "customer_id": "c1"}])
+    held_out = [{"text": "Message two", "customer_id": "c2"}, {"text": "Message three", "customer_id": "c1"}]
+    validation = write_jsonl(tmp_path / "held_out.jsonl", held_out)
+    data = DataConfig(train=[train], validation=[validation], group_by="customer_id")
+
+    with pytest.raises(DataError, match=r"held_out.jsonl:2: on both sides: 'customer_id'") as caught:
+        prepare(data, "pretrain", tokenizer, tmp_path / "data", max_length=64)
+    assert "c1" not in str(caught.value)  # who it is stays in the file
+
+    summary = prepare(data.model_copy(update={"on_bad_row": "skip"}), "pretrain", tokenizer, tmp_path / "data", max_length=64)
+    assert (summary.train_rows, summary.validation_rows, summary.bad) == (1, 1, 1)
+
+
 def test_classes_are_sorted_by_name_in_whatever_order_they_are_met(tokenizer: Any, tmp_path: Path) -> None:
     labels = ["loan", "card", "transfer", "card", "app"]
 
@@ -305,6 +319,6 @@ def test_what_is_prepared_can_be_encoded_into_more_than_one_group_of_rows(tokeni
 def test_the_class_of_a_row_does_not_depend_on_the_text_beside_it(tokenizer: Any) -> None:
     rows = [Labelled("short", "a"), Labelled("a much longer text than the other", "b")]
 
-    together = encode(rows, tokenizer, "classify", max_length=64, truncate=False)
+    together = encode(rows, tokenizer, max_length=64, truncate=False)
 
-    assert together == [encode([row], tokenizer, "classify", max_length=64, truncate=False)[0] for row in rows]
+    assert together == [encode([row], tokenizer, max_length=64, truncate=False)[0] for row in rows]
