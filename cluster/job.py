@@ -1,5 +1,6 @@
 """The job: a YAML file by a person's hand, `config.json` by the machine's. Imports no torch and no ray."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,6 +36,11 @@ class JobSpec(TrainConfig):
 
 def load_job(path: Path, overrides: Sequence[str] = ()) -> JobSpec:
     """Read a job file, apply `key.sub=value` overrides, make its paths absolute (they are relative to the file). Raises ConfigError."""
+    return _absolute(validate(JobSpec, read_values(path, overrides), source=str(path)), path.resolve().parent)
+
+
+def read_values(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The fields of a job file as they are written, with `key.sub=value` overrides applied. Raises ConfigError."""
     try:
         text = path.read_text()
     except OSError as error:
@@ -51,9 +57,7 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobSpec:
         )
     for override in overrides:
         _override(values, override)
-    values.setdefault("name", path.stem)
-    job = validate(JobSpec, values, source=str(path))
-    return _absolute(job, path.resolve().parent)
+    return {"name": path.stem} | values
 
 
 def read_job(run_dir: Path) -> JobSpec:
@@ -106,7 +110,8 @@ def _absolute(job: JobSpec, folder: Path) -> JobSpec:
         data[side] = [folder / path for path in data[side]]
     if model["add_tokens"]:
         model["add_tokens"] = folder / model["add_tokens"]
-    model["path"] = _model_path(model["path"], folder)
+    if model["path"]:
+        model["path"] = _model_path(model["path"], folder)
     values["output"] = Path(os.path.abspath(values["output"]))
     tracking = values["tracking"]
     if tracking["mlflow"] and ":" not in tracking["mlflow"] and tracking["mlflow"] != "databricks":
@@ -123,7 +128,7 @@ def _model_path(path: str, folder: Path) -> str:
 def check_paths(job: JobSpec) -> None:
     """Raise ModelError or DataError for a path of the job that is not on this machine, before anything is started."""
     model = Path(job.model.path)
-    if model.is_absolute() and not model.is_dir():
+    if job.model.path and model.is_absolute() and not model.is_dir():
         raise ModelError(f"model.path: no directory {model}", "a directory with config.json, weights and tokenizer, or a hub id")
     for path in [*job.data.train, *job.data.validation]:
         if not path.exists():
@@ -145,6 +150,12 @@ def check_continues(job: JobSpec) -> None:
     if changed:
         listed = ", ".join(f"{name} (was {before.get(name)}, is {now.get(name)})" for name in changed[:5])
         raise ConfigError(f"{job.run_dir} holds a run of another job: {listed}", "give this one another name: --set name=NAME")
+
+
+def identity(job: JobSpec) -> str:
+    """SHA-256 of what a job computes: two jobs of the same identity continue each other (given the same data)."""
+    fields = {name: value for name, value in _flat(job.model_dump(mode="json")) if not _is_free(name)}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def _is_free(name: str) -> bool:

@@ -18,9 +18,12 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Look at data before training on it.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+jobs_app = typer.Typer(help="Jobs on a Ray cluster.", no_args_is_help=True)
+app.add_typer(jobs_app, name="jobs")
 
 JobFile = Annotated[Path, typer.Argument(help="Job file (YAML).", metavar="JOB.yaml")]
 RunDir = Annotated[Path, typer.Argument(help="Run directory.", metavar="RUN")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Set = Annotated[list[str], typer.Option("--set", help="Override a field: --set train.learning_rate=1e-4", metavar="FIELD=VALUE")]
 
 
@@ -74,7 +77,7 @@ def evaluate(
     review: Annotated[Path | None, typer.Option(help="Write a sheet for expert marking (CSV).")] = None,
     base: Annotated[bool, typer.Option("--base", help="The model before training: the adapter left out.")] = False,
     limit: Annotated[int | None, typer.Option(help="First rows only.", min=1)] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_: Json = False,
 ) -> None:
     """Score a model beyond its loss."""
     _demand(target, "a run, an adapter or a model directory")
@@ -108,6 +111,58 @@ def export(
     from consortium.evaluation import export_model
 
     export_model(run, output, merge=merge)
+
+
+Address = Annotated[str | None, typer.Option(help="The head's dashboard.", metavar="http://HEAD:8265")]
+JobId = Annotated[str, typer.Argument(help="As `consortium jobs list` shows it.", metavar="ID")]
+
+
+@app.command()
+def submit(
+    job: JobFile,
+    address: Address = None,
+    set_: Set = [],  # noqa: B006
+    package: Annotated[bool, typer.Option(help="Send this program along, or rely on what the nodes have installed.")] = True,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the log and end with the job's own exit code.")] = False,
+) -> None:
+    """Run a job on a Ray cluster. Submitted again under the same name it goes on where it was."""
+    from consortium.jobs import submit_job
+
+    submit_job(job, set_, address, package=package, wait=wait)
+
+
+@jobs_app.command("list")
+def jobs_list(address: Address = None, json_: Json = False) -> None:
+    """Jobs submitted to a cluster, newest first."""
+    from consortium.jobs import list_jobs
+
+    list_jobs(address, as_json=json_)
+
+
+@jobs_app.command("status")
+def jobs_status(id: JobId, address: Address = None, json_: Json = False) -> None:
+    """How a job stands."""
+    from consortium.jobs import show_status
+
+    show_status(id, address, as_json=json_)
+
+
+@jobs_app.command("logs")
+def jobs_logs(
+    id: JobId, address: Address = None, follow: Annotated[bool, typer.Option("-f", "--follow", help="Until the job is over.")] = False
+) -> None:
+    """What a job has printed."""
+    from consortium.jobs import show_logs
+
+    show_logs(id, address, follow=follow)
+
+
+@jobs_app.command("stop")
+def jobs_stop(id: JobId, address: Address = None) -> None:
+    """End a job. Its checkpoints stay: submitted again it goes on."""
+    from consortium.jobs import stop_job
+
+    stop_job(id, address)
 
 
 @data_app.command("inspect")

@@ -32,7 +32,7 @@ def resume_run(run_dir: Path, *, workers: int | None) -> None:
 
 def run(job: JobSpec) -> dict[str, Any]:
     """Launch a job, show its progress, print its result; the report."""
-    console.print(f"[bold]{job.name}[/]  {job.task}, {job.method.type}, {job.model.path}")
+    console.print(f"[bold]{job.name}[/]  {job.task}, {job.method.type}, {job.model.name}")
     from cluster.launch import launch
     from trainers.progress import Display
 

@@ -21,6 +21,10 @@ Task = Literal["sft", "pretrain", "classify"]
 Format = Literal["auto", "chat", "sharegpt", "alpaca", "completion", "text", "classification"]
 
 
+ShapeName = Literal["llama-3.2-1b", "llama-3.2-3b", "llama-3.1-8b", "llama-3.1-70b", "qwen2.5-7b", "mistral-7b", "falcon-7b"]
+SHAPES = Path(__file__).parent / "shapes"
+
+
 class Part(BaseModel):
     """A block of the job file: unknown keys are errors, values cannot change after validation."""
 
@@ -28,8 +32,10 @@ class Part(BaseModel):
 
 
 class ModelConfig(Part):
-    path: str
+    path: str = ""
     """Directory with weights and tokenizer, or a hub id."""
+    shape: ShapeName | None = None
+    """A known model's shape in place of a path, without weights or tokenizer: for `consortium plan` and `consortium bench`."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the forward and backward pass. Masters and optimizer states are float32 in any case."""
     quantization: Literal["none", "nf4", "int8"] = "none"
@@ -44,6 +50,21 @@ class ModelConfig(Part):
     than the likeliest of its pieces.
     """
     trust_remote_code: bool = False
+
+    @model_validator(mode="after")
+    def _check_source(self) -> "ModelConfig":
+        if bool(self.path) == (self.shape is not None):
+            raise ValueError("model: give a path (a directory or a hub id)" + (" or a shape, not both" if self.path else ""))
+        return self
+
+    @property
+    def config_source(self) -> str:
+        """Where its config.json is found."""
+        return self.path or str(SHAPES / f"{self.shape}.json")
+
+    @property
+    def name(self) -> str:
+        return self.path or str(self.shape)
 
 
 class FullMethod(Part):

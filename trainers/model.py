@@ -65,7 +65,7 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
 def load_model_config(model: ModelConfig) -> PretrainedConfig:
     """The model's config.json: its shape, without its weights. Raises ModelError."""
     with _hub_errors(model, "model"):
-        return AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
+        return AutoConfig.from_pretrained(model.config_source, trust_remote_code=model.trust_remote_code)
 
 
 def shape_of(model: ModelConfig, task: Task) -> Shape:
@@ -76,7 +76,7 @@ def shape_of(model: ModelConfig, task: Task) -> Shape:
         with torch.device("meta"):
             empty = auto.from_config(config, trust_remote_code=model.trust_remote_code)
     except ValueError as error:
-        raise ModelError(f"{model.path}: a {config.model_type} model cannot be trained for task {task}",
+        raise ModelError(f"{model.name}: a {config.model_type} model cannot be trained for task {task}",
                          "an encoder cannot write: use task: classify" if task != "classify" else "") from error  # fmt: skip
     text = config.get_text_config()
     widths = (getattr(text, name, None) for name in ("intermediate_size", "n_inner", "ffn_hidden_size"))
@@ -104,7 +104,7 @@ def load_base(
     if task == "classify":
         options |= _class_names(load_model_config(model), labels)
     torch.manual_seed(seed)
-    if model.from_scratch:
+    if model.from_scratch or model.shape:
         base, missing = auto.from_config(load_model_config(model), **options), []
     else:
         if model.quantization != "none":
@@ -313,9 +313,11 @@ def _fit_vocabulary(base: Any, tokenizer: PreTrainedTokenizerBase, pieces_of: Ma
 @contextlib.contextmanager
 def _hub_errors(model: ModelConfig, what: str) -> Iterator[None]:
     """The many ways in which a model cannot be had, as one line."""
-    local = Path(model.path)
+    if model.shape and what == "tokenizer":
+        raise ModelError(f"model.shape: {model.shape} has no tokenizer", "it is for plan and bench; give model.path, a directory, to train")
+    local = Path(model.config_source)
     looks_local = local.is_absolute() or model.path.startswith(".") or local.exists()
-    if looks_local and not local.is_dir():
+    if looks_local and not model.shape and not local.is_dir():
         raise ModelError(f"model.path: no directory {model.path}", "a directory with config.json, weights and tokenizer, or a hub id")
     try:
         yield

@@ -194,7 +194,7 @@ def _finish(run: Run, loaded: Loaded, run_dir: Path, progress: Progress) -> None
         output=str(folder),
     )
     report = write_report(run_dir)
-    write_model_card(folder, report, base_model=run.config.model.path, library="peft" if loaded.is_adapter else "transformers")
+    write_model_card(folder, report, base_model=run.config.model.name, library="peft" if loaded.is_adapter else "transformers")
     shutil.rmtree(run_dir / "data", ignore_errors=True)  # tokens of the rows, of no further use
 
 

@@ -170,6 +170,7 @@ def test_yaml_1_1_takes_2e_4_for_text_and_it_is_a_number_all_the_same() -> None:
 @pytest.mark.parametrize(
     ("blocks", "message"),
     [
+        ({"model": {"path": "m", "shape": "llama-3.1-8b"}}, "model: give a path (a directory or a hub id) or a shape, not both"),
         ({"method": "full", "model": {"path": "m", "quantization": "nf4"}}, "quantised weights cannot be trained in full"),
         ({"model": {"path": "m", "quantization": "int8", "from_scratch": True}}, "model.from_scratch makes new weights"),
         ({"model": {"path": "m", "from_scratch": True}}, "model.from_scratch makes new weights, of which an adapter is no record"),

@@ -1,0 +1,315 @@
+"""Jobs on a Ray cluster that is not this machine, through the Ray Jobs API: submit, list, follow, stop. Imports no torch.
+
+What travels is a folder of our own making: the job file, data given by path, and the packages themselves (Ray would install a wheel with
+pip and all it depends on, on every node). Weights never travel. Who a job is lies in its name and in the hash of what it computes, both kept
+with it on the cluster, so that any client can find it again.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import ClusterUnreachable, JobMismatch, JobNotFound, PackageTooLarge
+from cluster.job import JobSpec, identity
+from trainers.errors import ConfigError
+
+DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+SIZE_LIMIT = 64 * 2**20
+"""Bytes that may travel; Ray's dashboard takes 100 MiB at most."""
+PACKAGES = ("privacy", "trainers", "cluster", "federation", "consortium")
+_ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+_OVER = ("SUCCEEDED", "FAILED", "STOPPED")
+_INPUT_REFUSED = 2
+_STOPPED_CODE = 130
+_RECONNECTS = 5
+
+
+@dataclass(frozen=True)
+class Job:
+    """A submitted job as the cluster knows it."""
+
+    id: str
+    name: str
+    status: str
+    """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED"""
+    message: str
+    exit_code: int | None
+    started: float | None
+    """Seconds since 1970"""
+    ended: float | None
+    config_hash: str
+    run_dir: str
+
+    @property
+    def is_over(self) -> bool:
+        return self.status in _OVER
+
+
+def effective_address(asked: str | None, environment: Mapping[str, str] = os.environ) -> tuple[str, str]:
+    """The address that is meant, and a note where the environment says another: Ray would let that win without a word; here it does not."""
+    variable = next((name for name in _ADDRESS_VARIABLES if environment.get(name)), None)
+    if asked is None:
+        return (environment[variable], f"from {variable}") if variable else (DEFAULT_ADDRESS, "")
+    if variable and environment[variable] != asked:
+        return asked, f"{variable}={environment[variable]} is set and not used"
+    return asked, ""
+
+
+class Cluster:
+    """A connection to the dashboard of a cluster. Raises ClusterUnreachable where there is none, or no access to it."""
+
+    def __init__(self, address: str) -> None:
+        if "://" not in address:
+            raise ConfigError(f"--address {address}: expected a URL", f"the head's dashboard, as in {DEFAULT_ADDRESS}")
+        self.address = address.rstrip("/")
+        from ray.job_submission import JobSubmissionClient
+
+        token = _token()
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        with self._errors(), _without_variables(_ADDRESS_VARIABLES):
+            self._client: Any = JobSubmissionClient(self.address, headers=headers)
+        self._check_version()
+
+    def submit(self, folder: Path, job: JobSpec) -> str:
+        """Send a folder and start the job file in it; the job's id. Raises JobMismatch when its name belongs to another job."""
+        config_hash = identity(job)
+        earlier = [known for known in self.jobs() if known.name == job.name and known.run_dir == str(job.run_dir)]
+        _check_continues(job, config_hash, earlier)
+        with self._errors():
+            return str(
+                self._client.submit_job(
+                    entrypoint="python -m consortium train job.yaml --resume",
+                    submission_id=f"{job.name}-{config_hash[:8]}-{len(earlier) + 1}-{int(time.time()) % 100_000}",
+                    runtime_env={"working_dir": str(folder), "env_vars": dict(_QUIET)},
+                    metadata={"name": job.name, "config_hash": config_hash, "run_dir": str(job.run_dir)},
+                )
+            )
+
+    def jobs(self) -> list[Job]:
+        """All jobs submitted by this program, newest first."""
+        with self._errors():
+            found = [_job(details) for details in self._client.list_jobs() if (details.metadata or {}).get("config_hash")]
+        return sorted(found, key=lambda job: -(job.started or 0))
+
+    def job(self, id: str) -> Job:
+        """Raises JobNotFound."""
+        with self._errors(id):
+            return _job(self._client.get_job_info(id))
+
+    def logs(self, id: str) -> str:
+        """What a job has printed so far. Raises JobNotFound."""
+        self.job(id)
+        with self._errors(id):
+            return str(self._client.get_job_logs(id))
+
+    def follow(self, id: str, write: Callable[[str], None]) -> Job:
+        """Pass on what a job prints until it is over, over broken connections too; how it ended. Raises JobNotFound."""
+        shown, failures = 0, 0
+        while not (job := self.job(id)).is_over and failures < _RECONNECTS:
+            before = shown
+            try:
+                shown = asyncio.run(self._tail(id, write, shown))
+            except (RuntimeError, OSError):
+                failures = failures + 1 if shown == before else 0
+                time.sleep(1)
+        if not job.is_over:
+            raise ClusterUnreachable(f"lost the log of {id}", f"the job goes on: consortium jobs logs {id} -f")
+        with self._errors(id):
+            write(str(self._client.get_job_logs(id))[shown:])
+        return job
+
+    def stop(self, id: str) -> None:
+        """Ask a job to end. Raises JobNotFound, JobMismatch when it is over."""
+        job = self.job(id)
+        if job.is_over:
+            raise JobMismatch(f"{id} is over: {job.status}", f"consortium jobs logs {id}")
+        with self._errors(id):
+            self._client.stop_job(id)
+
+    async def _tail(self, id: str, write: Callable[[str], None], skip: int) -> int:
+        """The log from its beginning without its first `skip` characters; how much was seen in all."""
+        seen = 0
+        async for text in self._client.tail_job_logs(id):
+            if seen + len(text) > skip:
+                write(text[max(0, skip - seen) :])
+            seen += len(text)
+        return max(seen, skip)
+
+    def _check_version(self) -> None:
+        import ray
+
+        with self._errors():
+            theirs, ours = str(self._client._server_ray_version), str(ray.__version__)
+        if theirs.split(".")[:2] != ours.split(".")[:2]:
+            raise ClusterUnreachable(f"the cluster at {self.address} runs Ray {theirs}, this is {ours}", f"pip install 'ray=={theirs}'")
+
+    @contextmanager
+    def _errors(self, id: str = "") -> Iterator[None]:
+        """Ray's exceptions in our words."""
+        from ray.exceptions import AuthenticationError
+
+        try:
+            yield
+        except AuthenticationError as error:
+            missing = "required" in str(error)
+            raise ClusterUnreachable(
+                f"the cluster at {self.address} {'asks for a token' if missing else 'does not take this token'}",
+                "put the cluster's token into RAY_AUTH_TOKEN, a file named by RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token",
+            ) from error
+        except ConnectionError as error:
+            raise ClusterUnreachable(
+                f"no Ray dashboard at {self.address}", "is it the dashboard's port (8265), reachable from here? an SSH tunnel helps"
+            ) from error
+        except (RuntimeError, OSError, ValueError) as error:
+            if id and ("404" in str(error) or "does not exist" in str(error)):
+                raise JobNotFound(f"no job {id} at {self.address}", "consortium jobs list shows those there are") from error
+            reason = str(error).strip().splitlines()[0][:200]
+            raise ClusterUnreachable(
+                f"the cluster at {self.address} refused: {reason}", "consortium doctor --address looks closer"
+            ) from error
+
+
+def _check_continues(job: JobSpec, config_hash: str, earlier: list[Job]) -> None:
+    """One name and run directory is one job: it is continued, never mixed with another. What never began does not count."""
+    for known in earlier:
+        if not known.is_over:
+            raise JobMismatch(f"{job.name} is {known.status.lower()} as {known.id}", f"consortium jobs logs {known.id} -f")
+        if known.config_hash != config_hash and known.exit_code != _INPUT_REFUSED:
+            raise JobMismatch(
+                f"{job.run_dir} belongs to {known.id}, which computes something else", "give this job another name: --set name=NAME"
+            )
+
+
+_QUIET = {
+    "PYTHONUNBUFFERED": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+}
+
+
+@contextmanager
+def packed(job: JobSpec, *, package: bool, limit: int = SIZE_LIMIT) -> Iterator[tuple[Path, dict[str, int]]]:
+    """A temporary folder with what a job needs from this machine, and the bytes of each part; `package` adds this program itself.
+
+    Raises PackageTooLarge, naming the largest parts, before anything is copied.
+    """
+    parts = {path: f"data/{number}-{path.name}" for number, path in enumerate(_local_data(job))}
+    sizes = {str(path): size_of(path) for path in parts}
+    if (total := sum(sizes.values())) > limit:
+        largest = ", ".join(f"{name} ({_mib(size)})" for name, size in sorted(sizes.items(), key=lambda entry: -entry[1])[:3])
+        raise PackageTooLarge(
+            f"{_mib(total)} of data would travel, the limit is {_mib(limit)}: {largest}",
+            "put it where all nodes can read it, and give that path in the job file",
+        )
+    with tempfile.TemporaryDirectory(prefix="consortium-") as name:
+        folder = Path(name)
+        for path, place in parts.items():
+            _copy(path, folder / place)
+        if job.model.add_tokens is not None and job.model.add_tokens.exists():
+            _copy(job.model.add_tokens, folder / "data" / "terms.txt")
+        (folder / "job.yaml").write_text(json.dumps(_as_submitted(job, parts), indent=1))  # JSON is YAML
+        if package:
+            sizes["consortium"] = _copy_packages(folder)
+        yield folder, sizes
+
+
+def _local_data(job: JobSpec) -> list[Path]:
+    return [path for path in dict.fromkeys([*job.data.train, *job.data.validation]) if path.exists()]
+
+
+def _as_submitted(job: JobSpec, parts: Mapping[Path, str]) -> dict[str, Any]:
+    """The job with paths as they are on the cluster: what travels relative to the job file, the rest as it was given."""
+    values = job.model_dump(mode="json")
+    for side in ("train", "validation"):
+        values["data"][side] = [parts.get(Path(path), path) for path in values["data"][side]]
+    if values["model"]["add_tokens"] and Path(values["model"]["add_tokens"]).exists():
+        values["model"]["add_tokens"] = "data/terms.txt"
+    values["cluster"]["address"] = "auto"
+    return values
+
+
+def check_submittable(job: JobSpec, written_output: str | None) -> None:
+    """Raise ConfigError for a job whose result would be left behind on a machine that nobody looks at."""
+    if written_output is None or not (Path(written_output).is_absolute() or "://" in written_output):
+        given = "is not given" if written_output is None else f"{written_output} is relative to this machine"
+        raise ConfigError(f"output {given}", "a submitted job needs a directory all nodes share, or a URL: output: /shared/runs")
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    return sum(part.stat().st_size for part in path.rglob("*") if part.is_file()) if path.is_dir() else path.stat().st_size
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target)
+    else:
+        shutil.copyfile(source, target)
+
+
+def _copy_packages(folder: Path) -> int:
+    root = Path(__file__).resolve().parents[1]
+    for name in PACKAGES:
+        if (root / name).is_dir():
+            shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+    return sum(size_of(folder / name) for name in PACKAGES if (folder / name).is_dir())
+
+
+def _job(details: Any) -> Job:
+    known = details.metadata or {}
+    return Job(
+        id=details.submission_id,
+        name=known.get("name", ""),
+        status=str(getattr(details.status, "value", details.status)),
+        message=(details.message or "").strip(),
+        exit_code=details.driver_exit_code,
+        started=details.start_time / 1000 if details.start_time else None,
+        ended=details.end_time / 1000 if details.end_time else None,
+        config_hash=known.get("config_hash", ""),
+        run_dir=known.get("run_dir", ""),
+    )
+
+
+def exit_code(job: Job) -> int:
+    """What a command that waited for the job ends with: the job's own exit code where it had one."""
+    if job.status == "SUCCEEDED":
+        return 0
+    if job.status == "STOPPED":
+        return _STOPPED_CODE
+    return job.exit_code if job.exit_code and job.exit_code > 0 else 1
+
+
+def _token() -> str | None:
+    """The cluster's token from where Ray looks, in its order."""
+    if token := os.environ.get("RAY_AUTH_TOKEN"):
+        return token.strip()
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    try:
+        return path.read_text().strip() or None
+    except OSError as error:
+        if os.environ.get("RAY_AUTH_TOKEN_PATH"):
+            raise ClusterUnreachable(f"RAY_AUTH_TOKEN_PATH: {path}: {error.strerror}", "a file that holds the cluster's token") from error
+        return None
+
+
+@contextmanager
+def _without_variables(names: tuple[str, ...]) -> Iterator[None]:
+    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"
