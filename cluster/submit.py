@@ -1,8 +1,8 @@
 """Jobs on a Ray cluster that is not this machine, through the Ray Jobs API: submit, list, follow, stop. Imports no torch.
 
-What travels is a folder of our own making: the job file, data given by path, the packages themselves (Ray would install a wheel with
-pip and all it depends on, on every node). Weights never travel. Who a job is lies in its name and in the hash of what it computes, both kept
-with it on the cluster, so that any client can find it again.
+What travels is a folder of our own making: the job file, data given by path, and the packages themselves (a wheel Ray would install with
+pip, and all it depends on, on every node). Weights never travel. Who a job is lies in its name and in the hash of what it computes, both
+kept with it on the cluster, so that any client can find it again.
 """
 
 import asyncio
