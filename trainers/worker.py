@@ -6,6 +6,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from trainers.defaults import Choice, Hardware, Shape, apply, intervals, resolve
 from trainers.engine import Engine, gathered, sharded_loading
 from trainers.errors import CheckpointError, ConfigError, DataError, RunBusyError, TrainersError
 from trainers.events import EventLog, Listener, trackers
+from trainers.footprint import measure
 from trainers.lease import Lease
 from trainers.loop import Run, evaluate, fit
 from trainers.lora import fuse_updates
@@ -85,7 +87,8 @@ def _record_failure(run_dir: Path, log: EventLog, error: TrainersError) -> None:
 def _train(config: TrainConfig, run_dir: Path, world: World, log: EventLog, lease: Lease, choices: list[Choice]) -> None:
     tokenizer = load_tokenizer(config.model)
     shape = shape_of(config.model, config.task)
-    config, chosen_here = resolve(config, _hardware(world), shape)
+    hardware = _hardware(world)
+    config, chosen_here = resolve(config, hardware, shape, partial(measure, device=hardware.device))
     summary, train_data, validation = _prepare_data(config, tokenizer, run_dir, world)
     loaded = _load_model(config, tokenizer, [train_data, validation], world)
     engine = Engine(_objective(config, loaded), config, world)
