@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import psutil
+
 from cluster.job import JobSpec
 from trainers.config import TrainConfig
 from trainers.defaults import Hardware, Measure, Shape, resolve
@@ -76,7 +78,7 @@ GPUS = {
         _gpu("a100-80", "A100", 79, 2039, 300, 25),  # NVIDIA A100 80GB SXM data sheet: 2.039 TB/s, NVLink 600 GB/s; 200 Gbit/s a card
         _gpu("l40s", "L40S", 44, 864, 32, 12.5),  # NVIDIA L40S data sheet: GDDR6 864 GB/s, PCIe 4.0 x16 64 GB/s both ways; 100 Gbit/s
         _gpu("rtx4090", "4090", 23.5, 1008, 32, 3, 4),  # NVIDIA RTX 4090: GDDR6X 1008 GB/s, PCIe 4.0 x16; 25 Gbit/s assumed
-        Gpu("cpu", math.inf, None, 0, 0, 0),
+        Gpu("cpu", psutil.virtual_memory().total, None, 0, 0, 0),  # this machine's, shared by all workers
     )
 }
 
@@ -210,7 +212,7 @@ def _remembering(measure: Measure) -> Callable[[TrainConfig], Footprint]:
         found = known[key]
         if found is None:
             raise ModelError(f"{config.model.name}: what this model takes cannot be counted without running it",
-                             "its shapes depend on values, or its kernels are its own: try it on one GPU with train.max_steps: 2")  # fmt: skip
+                             "its shapes depend on values, or its kernels are its own: try it with train.max_steps: 2")  # fmt: skip
         return found
 
     return remembered

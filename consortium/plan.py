@@ -108,8 +108,8 @@ def _estimated(config: TrainConfig, longest: int) -> Work:
     epochs, steps = config.train.epochs, config.train.max_steps
     total = found.tokens * epochs if epochs is not None else steps * config.train.global_batch_size * found.mean_length
     how_long = f"{epochs:g} epochs" if epochs is not None else f"{steps} steps"
-    source = (f"estimate from {found.sampled:,} of {found.rows:,} rows: {found.tokens:,.0f} tokens an epoch, {found.mean_length:,.0f} in the "
-              f"mean example; {how_long}")  # fmt: skip
+    source = f"estimate from {found.sampled:,} of {found.rows:,} rows: {found.tokens:,.0f} tokens an epoch, {how_long}"
+    source += f"; the mean example has {found.mean_length:,.0f}"
     return Work(total, found.mean_length, found.square_mean, source)
 
 
