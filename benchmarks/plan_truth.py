@@ -5,11 +5,11 @@
 tensors    whole models at their real shapes (every layer, fake tensors, no data), forth and back twice, as torch's own MemTracker counts
            them: weights, gradients, all that is kept, logits. 4-bit weights are emulated: half a byte a number is kept and made into
            numbers anew in both directions, as bitsandbytes does. Attention is torch's own fused kernel for a CPU.
-process    DeepSpeed itself on gloo, one and two workers, ZeRO 1, 2 and 3: the largest resident size of the worst worker in two steps of
-           two passes, less that of the same process before the model was made. A Llama of 4 layers as wide as Llama 3.2 1B, 2 GB in float32.
+process    DeepSpeed itself on gloo, one and two workers, ZeRO 1, 2 and 3: the largest resident size of the worst worker in two steps of two
+           passes, less that of the same process before the model was made. A Llama of 4 layers as wide as Llama 3.2 1B, 2 GB in float32.
 gpu        (where there is one) torch.cuda.max_memory_allocated in the same steps, 1B, bfloat16.
 
-The prediction is trainers.memory's, and nothing in it was fitted to a row here. Printed are prediction, truth and error in percent, then the
+The prediction is trainers.memory's; nothing in it was fitted to a row here. Printed are prediction, truth and error in percent, then the
 median and the worst.
 """
 
@@ -33,23 +33,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout that 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "65536")  # what is freed goes back to the system, so that the resident size is what is used
 
-import torch  # noqa: E402
-import torch.distributed as dist  # noqa: E402
-from torch import nn  # noqa: E402
-from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
-from torch.distributed._tools.mem_tracker import MemTracker  # noqa: E402
-from transformers import AutoModelForCausalLM  # noqa: E402
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed._tools.mem_tracker import MemTracker
+from transformers import AutoModelForCausalLM
 
-from trainers.config import SHAPES, TrainConfig, validate  # noqa: E402
-from trainers.cpu import fast_products  # noqa: E402
-from trainers.data.batches import Batch  # noqa: E402
-from trainers.engine import Engine, sharded_loading  # noqa: E402
-from trainers.footprint import measure  # noqa: E402
-from trainers.lora import fuse_updates  # noqa: E402
-from trainers.memory import Memory, memory_of  # noqa: E402
-from trainers.model import DTYPES, add_adapters, decoder_blocks, load_model_config  # noqa: E402
-from trainers.objectives import NextToken  # noqa: E402
-from trainers.world import World  # noqa: E402
+from trainers.config import SHAPES, TrainConfig, validate
+from trainers.cpu import fast_products
+from trainers.data.batches import Batch
+from trainers.engine import Engine, sharded_loading
+from trainers.footprint import measure
+from trainers.lora import fuse_updates
+from trainers.memory import Memory, memory_of
+from trainers.model import DTYPES, add_adapters, decoder_blocks, load_model_config
+from trainers.objectives import NextToken
+from trainers.world import World
 
 GB = 1e9
 LAYERS = 4

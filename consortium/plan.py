@@ -76,7 +76,7 @@ def _counts(option: str, text: str) -> list[int]:
     except ValueError:
         counts = []
     if not counts or min(counts) < 1:
-        raise ConfigError(f"{option} {text}: expected numbers of GPUs from 1 up, as in {option} 1,8")
+        raise ConfigError(f"{option} {text}: expected numbers of GPUs from 1 up", f"as in {option} 1,8")
     return sorted(set(counts))
 
 
