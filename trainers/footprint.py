@@ -54,7 +54,8 @@ def _measure(config: TrainConfig, device: Device) -> Footprint:
     chunk = logits_chunk(one.base.config.get_text_config().vocab_size)
     logits, logits_fixed = _line([one.run_head(count * chunk) for count in _TIMES]) if config.task != "classify" else (0.0, 0.0)
     for cut in (one, two):
-        cut.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if cut.base.supports_gradient_checkpointing:
+            cut.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     inputs, inputs_two = one.run(rows=1, **options)[0], two.run(rows=1, **options)[0]
     recomputed, recomputed_fixed = _line([two.run(rows=rows, **options)[1] for rows in _TIMES])
 
@@ -69,10 +70,10 @@ def _measure(config: TrainConfig, device: Device) -> Footprint:
         parameters=whole(one.base_parameters, two.base_parameters),
         adapters=whole(one.parameters - one.base_parameters, two.parameters - two.base_parameters),
         trained=whole(one.trained, two.trained),
-        quantized=layers * sum(one.linear),
+        quantized=whole(sum(one.linear), sum(two.linear)),
         largest=max(one.sizes),
         largest_trained=max(one.trained_sizes),
-        largest_quantized=max(one.linear),
+        largest_quantized=max(one.linear, default=0),
         small=whole(one.small, two.small),
         block=two.parameters - one.parameters,
         head=one.head,
@@ -100,7 +101,7 @@ class Cut:
 
     def __init__(self, config: TrainConfig, blocks: int) -> None:
         self.base = on_meta(config.model, config.task, layers=blocks)
-        self.linear = [m.weight.numel() for m in decoder_blocks(self.base)[0].modules() if isinstance(m, nn.Linear)]
+        self.linear = [m.weight.numel() for block in decoder_blocks(self.base) for m in block.modules() if isinstance(m, nn.Linear)]
         self.base_parameters = sum(p.numel() for p in self.base.parameters())
         with torch.device("meta"):
             self.module = add_adapters(self.base, config.method, config.task, quantized=False)

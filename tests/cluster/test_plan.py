@@ -123,8 +123,8 @@ def test_collectives_take_what_is_counted_by_hand(counted: Measure) -> None:
     assert step_communication(few, card, 1, 1, passes=4) == 0
     assert step_communication(few, card, 8, 1, passes=4) == pytest.approx(3 * ring, rel=0.1)
     assert step_communication(few, card, 8, 2, passes=4) == pytest.approx(9 * ring, rel=0.1)
-    gather = 2e8 * 15 / 16 / 7.5e9
-    assert step_communication(few, card, 16, 3, passes=1) == pytest.approx(2 * gather, rel=0.1)
+    gather = 2e8 * 15 / 16 / 7.5e9 + 32 * (14 * 3.4e-6 + 2 * 14e-6)  # two nodes: the network is the slowest link
+    assert step_communication(few, card, 16, 3, passes=1) == pytest.approx(2 * gather, rel=0.02)
 
 
 @pytest.mark.parametrize(("name", "near"), [("h20", "h200"), ("a100", "a100-80"), ("RTX-4090", "rtx4090"), ("tpu", "")])
