@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from trainers.config import Auto, Part, TrainConfig, validate
 from trainers.errors import ConfigError, DataError, ModelError
@@ -17,15 +17,37 @@ from trainers.errors import ConfigError, DataError, ModelError
 _SHORTHAND = {"model": "path", "method": "type", "data": "train", "zero": "stage"}
 
 
+class WorkerRange(Part):
+    """As many workers as there is room for. A run goes on with fewer when a node is lost, and with more when it is back."""
+
+    min: int = Field(1, ge=1)
+    max: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _check_order(self) -> "WorkerRange":
+        if self.min > self.max:
+            raise ValueError(f"cluster.workers: min {self.min} is above max {self.max}")
+        return self
+
+
 class ClusterConfig(Part):
     address: str | None = None
     """Of an existing Ray cluster (`auto`, `HOST:PORT`); null starts Ray on this machine for the run."""
-    workers: Annotated[int, Field(ge=1)] | Auto = "auto"
-    """Training processes; auto is one for each GPU, or one where there are none."""
+    workers: Annotated[int, Field(ge=1)] | Auto | WorkerRange = Field("auto", description="a number, auto, or {min: 1, max: 4}")
+    """Training processes; auto is one for each GPU, or one where there are none. The global batch is the same for any number."""
     gpus_per_worker: Annotated[int, Field(ge=0, le=1)] | Auto = "auto"
     cpus_per_worker: int = Field(1, ge=1)
     max_failures: int = Field(3, ge=0)
     """How often a failed group of workers is started again from the last checkpoint."""
+
+    @property
+    def fewest(self) -> int:
+        """Workers that must be had; 1 while `auto` is not decided."""
+        return self.workers.min if isinstance(self.workers, WorkerRange) else 1 if self.workers == "auto" else self.workers
+
+    @property
+    def most(self) -> int:
+        return self.workers.max if isinstance(self.workers, WorkerRange) else self.fewest
 
 
 class JobSpec(TrainConfig):

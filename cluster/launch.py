@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import socket
 import threading
 import uuid
@@ -17,17 +18,19 @@ from typing import Any, Literal
 
 import ray
 import ray.exceptions
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.errors import ClusterTooSmall, ClusterUnreachable, WorkersFailed
-from cluster.job import JobSpec, check_continues, check_paths, write_job
+from cluster.job import JobSpec, WorkerRange, check_continues, check_paths, write_job
 from trainers.defaults import Choice, Hardware, resolve
-from trainers.errors import TrainersError
+from trainers.errors import ConfigError, TrainersError
 from trainers.events import Event, EventLog, Listener
 from trainers.lease import check_free
 from trainers.report import write_report
 
 _FOLLOW_SECONDS = 0.2
 _CONNECT_SECONDS = 10.0
+_NODE_ANSWERS_SECONDS = 60.0
 
 
 def launch(job: JobSpec, listener: Listener) -> dict[str, Any]:
@@ -38,9 +41,10 @@ def launch(job: JobSpec, listener: Listener) -> dict[str, Any]:
     check_free(job.run_dir)
     if job.cluster.address is None:
         check_paths(job)
-    with connected(job.cluster.address, workers=job.cluster.workers, cpus=job.cluster.cpus_per_worker):
+    with connected(job.cluster.address, cpus=job.cluster.most * job.cluster.cpus_per_worker):
         job, choices = place_workers(job, ray.cluster_resources())
         check_continues(job)
+        check_shared(job.output)
         run_dir = write_job(job)
         with _following(run_dir / "events.jsonl", listener) as seen:
             error = _fit(job, run_dir, choices)
@@ -49,8 +53,11 @@ def launch(job: JobSpec, listener: Listener) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def connected(address: str | None, *, workers: int | str, cpus: int) -> Iterator[None]:
-    """A connection to a cluster, or a Ray of our own on this machine, stopped afterwards. Raises ClusterUnreachable."""
+def connected(address: str | None, *, cpus: int) -> Iterator[None]:
+    """A connection to a cluster, or a Ray of our own on this machine with so many CPUs at least, stopped afterwards.
+
+    Raises ClusterUnreachable.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
     if ray.is_initialized():
@@ -59,8 +66,7 @@ def connected(address: str | None, *, workers: int | str, cpus: int) -> Iterator
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     try:
         if address is None:
-            wanted = workers * cpus if isinstance(workers, int) else 1
-            ray.init("local", num_cpus=max(wanted, os.cpu_count() or 1), include_dashboard=False, **quiet)
+            ray.init("local", num_cpus=max(cpus, os.cpu_count() or 1), include_dashboard=False, **quiet)
         else:
             _knock(address)
             ray.init(address, **quiet)
@@ -92,21 +98,54 @@ def place_workers(job: JobSpec, resources: Mapping[str, float]) -> tuple[JobSpec
     if per_worker == "auto":
         per_worker = 1 if gpus else 0
         choices.append(Choice("cluster.gpus_per_worker", per_worker, f"the cluster has {gpus} GPUs" if gpus else "the cluster has no GPU"))
-    workers = max(1, gpus) if per_worker else 1
-    if cluster.workers != "auto":
-        workers = cluster.workers
-    else:
+    if cluster.workers == "auto":
+        workers = max(1, gpus) if per_worker else 1
+        cluster = cluster.model_copy(update={"workers": workers})
         choices.append(Choice("cluster.workers", workers, "one for each GPU" if per_worker else "no GPU: one process uses the cores"))
-    cpus = int(resources.get("CPU", 0))
-    if workers * per_worker > gpus or workers * cluster.cpus_per_worker > cpus:
-        needs = f"{workers} workers need {workers * cluster.cpus_per_worker} CPUs and {workers * per_worker} GPUs"
+    cpus, fewest = int(resources.get("CPU", 0)), cluster.fewest
+    if fewest * per_worker > gpus or fewest * cluster.cpus_per_worker > cpus:
+        needs = f"{fewest} workers need {fewest * cluster.cpus_per_worker} CPUs and {fewest * per_worker} GPUs"
         raise ClusterTooSmall(
             f"{needs}, the cluster has {cpus} CPUs and {gpus} GPUs", "lower cluster.workers, or set cluster.gpus_per_worker: 0 for CPU"
         )
-    placed = job.model_copy(update={"cluster": cluster.model_copy(update={"workers": workers, "gpus_per_worker": per_worker})})
+    placed = job.model_copy(update={"cluster": cluster.model_copy(update={"gpus_per_worker": per_worker})})
     device: Literal["cuda", "cpu"] = "cuda" if per_worker else "cpu"
-    resolved, more = resolve(placed, Hardware(device, workers))
+    resolved, more = resolve(placed, Hardware(device, cluster.most))
     return JobSpec.model_validate(resolved.model_dump()), choices + more
+
+
+def check_shared(output: Path) -> None:
+    """Raise ConfigError when the nodes of the cluster do not all see the folder that runs are written to."""
+    nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    if len(nodes) < 2:
+        return
+    output.mkdir(parents=True, exist_ok=True)
+    probe = output / f".probe-{uuid.uuid4().hex}"
+    probe.touch()
+    try:
+        seen = ray.remote(num_cpus=0)(_sees)
+        placed = {node: seen.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)) for node in nodes}
+        answers = {node: task.remote(str(probe)) for node, task in placed.items()}
+        blind = [address for node, address in nodes.items() if not _answer(answers[node])]
+    finally:
+        probe.unlink()
+    if blind:
+        raise ConfigError(
+            f"output: {output} is not on storage that all nodes share: {', '.join(blind)} cannot see it",
+            "give a path that all nodes mount",
+        )
+
+
+def _sees(path: str) -> bool:
+    return Path(path).exists()
+
+
+def _answer(reference: Any) -> bool:
+    """Of a node's task; a node that is lost meanwhile says nothing against the folder."""
+    try:
+        return bool(ray.get(reference, timeout=_NODE_ANSWERS_SECONDS))
+    except (ray.exceptions.RayError, TimeoutError):
+        return True
 
 
 def _fit(job: JobSpec, run_dir: Path, choices: list[Choice]) -> BaseException | None:
@@ -120,7 +159,7 @@ def _fit(job: JobSpec, run_dir: Path, choices: list[Choice]) -> BaseException | 
         _worker,
         train_loop_config={"run_dir": str(run_dir), "run_id": uuid.uuid4().hex, "choices": choices},
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
-        scaling_config=ScalingConfig(num_workers=int(job.cluster.workers), use_gpu=gpus > 0, resources_per_worker=resources),
+        scaling_config=ScalingConfig(num_workers=_number(job), use_gpu=gpus > 0, resources_per_worker=resources),
         run_config=RunConfig(
             name=f"{job.name}-{uuid.uuid4().hex[:8]}",
             storage_path=str(run_dir / "ray"),
@@ -129,18 +168,41 @@ def _fit(job: JobSpec, run_dir: Path, choices: list[Choice]) -> BaseException | 
         ),
     )
     try:
-        trainer.fit()
+        with _interruptible():
+            trainer.fit()
     except Exception as error:  # Ray wraps whatever the workers raised in types of its own
         return error
     return None
 
 
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C stays a KeyboardInterrupt: Ray Train's own handler stops the workers, then tries to end the process."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as exit:
+        raise KeyboardInterrupt from exit
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
+
+
+def _number(job: JobSpec) -> int | tuple[int, int]:
+    return (job.cluster.fewest, job.cluster.most) if isinstance(job.cluster.workers, WorkerRange) else job.cluster.most
+
+
 def _worker(config: dict[str, Any]) -> None:
     """What Ray runs in each worker. A TrainersError is final: it is in the run's events, and returning keeps Ray from trying again."""
+    from ray.train import get_preemption_info
+
     from trainers.worker import train
 
+    def leaving() -> bool:
+        return get_preemption_info() is not None
+
     with contextlib.suppress(TrainersError):
-        train(Path(config["run_dir"]), run_id=config["run_id"], choices=config["choices"])
+        train(Path(config["run_dir"]), run_id=config["run_id"], choices=config["choices"], leaving=leaving)
 
 
 def _raise_failure(run_dir: Path, seen: list[Event], error: BaseException | None) -> None:

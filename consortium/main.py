@@ -196,6 +196,3 @@ def main() -> None:
             raise
         print(f"error: {error}" + (f"\n  hint: {error.hint}" if error.hint else ""), file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted: `consortium resume RUN` goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)

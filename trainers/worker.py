@@ -5,7 +5,7 @@ import resource
 import shutil
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from trainers.lease import Lease
 from trainers.loop import Run, evaluate, fit
 from trainers.lora import fuse_updates
 from trainers.model import Loaded, add_adapters, decoder_blocks, load_base, load_tokenizer, save_trained, shape_of
+from trainers.notice import Notice
 from trainers.report import read_events, write_model_card, write_report
 from trainers.schedule import learning_rate_schedule
 from trainers.world import World
@@ -37,10 +38,18 @@ _OTHER_DATA = "put the files back as they were, or give the run another name"
 _PACKAGES = ("consortium", "torch", "deepspeed", "ray", "transformers", "peft", "bitsandbytes", "datasets", "safetensors")
 
 
-def train(run_dir: Path, *, run_id: str, choices: Sequence[Choice] = (), listeners: Sequence[Listener] = ()) -> None:
+def train(
+    run_dir: Path,
+    *,
+    run_id: str,
+    choices: Sequence[Choice] = (),
+    listeners: Sequence[Listener] = (),
+    leaving: Callable[[], bool] = lambda: False,
+) -> None:
     """Train the job of `run_dir/config.json`, from its newest whole checkpoint if there is one.
 
-    `choices` are those the launcher has made, for the record. All ranks call it. Rank 0 holds the lease and writes events, checkpoints,
+    `choices` are those the launcher has made, for the record. `leaving` says whether this worker's machine is about to be taken away; all
+    workers ask at the same steps. All ranks call it. Rank 0 holds the lease and writes events, checkpoints,
     the model and the report. Raises TrainersError for what trying again would not mend; the report then says why the run ended.
     """
     quiet()
@@ -52,7 +61,7 @@ def train(run_dir: Path, *, run_id: str, choices: Sequence[Choice] = (), listene
     try:
         log = _open_log(config, run_dir, world, listeners)
         try:
-            _train(config, run_dir, world, log, lease, list(choices))
+            _train(config, run_dir, world, log, lease, list(choices), leaving)
         except TrainersError as error:
             if world.is_main and not isinstance(error, RunBusyError):  # whoever holds the directory now writes it
                 with contextlib.suppress(OSError):  # a full disk may be the very reason
@@ -82,7 +91,15 @@ def _record_failure(run_dir: Path, log: EventLog, error: TrainersError) -> None:
     write_report(run_dir)
 
 
-def _train(config: TrainConfig, run_dir: Path, world: World, log: EventLog, lease: Lease, choices: list[Choice]) -> None:
+def _train(
+    config: TrainConfig,
+    run_dir: Path,
+    world: World,
+    log: EventLog,
+    lease: Lease,
+    choices: list[Choice],
+    leaving: Callable[[], bool],
+) -> None:
     tokenizer = load_tokenizer(config.model)
     shape = shape_of(config.model, config.task)
     config, chosen_here = resolve(config, _hardware(world), shape)
@@ -118,6 +135,7 @@ def _train(config: TrainConfig, run_dir: Path, world: World, log: EventLog, leas
         log=log,
         checkpoints=run_dir / "checkpoints",
         lease=lease,
+        notice=Notice(leaving, world),
     )
     progress = _resume(run, run_dir, summary)
     choices = [*choices, *chosen_here, *packing_choices, *interval_choices]
