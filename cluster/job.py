@@ -160,7 +160,7 @@ def check_paths(job: JobSpec) -> None:
 # What may change between the start of a run and its continuation: it decides where and how it runs, not what it computes. That the data
 # are the same, wherever they lie, is seen by the workers.
 _FREE = ("cluster", "data.train", "data.validation", "zero", "output", "tracking", "name", "checkpoint", "train.micro_batch_tokens",
-         "train.activation_checkpointing", "train.compile", "train.eval_every", "train.early_stopping")  # fmt: skip
+         "train.activation_checkpointing", "train.compile", "train.eval_every", "train.early_stopping", "train.hang_after")  # fmt: skip
 
 
 def check_continues(job: JobSpec) -> None:

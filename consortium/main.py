@@ -131,6 +131,14 @@ def submit(
     submit_job(job, set_, address, package=package, wait=wait)
 
 
+@app.command(hidden=True)
+def submitted() -> None:
+    """What a submitted job starts on the cluster."""
+    from consortium.jobs import run_submitted
+
+    run_submitted()
+
+
 @jobs_app.command("list")
 def jobs_list(address: Address = None, json_: Json = False) -> None:
     """Jobs submitted to a cluster, newest first."""

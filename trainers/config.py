@@ -159,6 +159,8 @@ class OptimConfig(Part):
     """Steps between evaluations on the validation rows."""
     early_stopping: int | None = Field(None, ge=1)
     """Stop after this many evaluations without a better one."""
+    hang_after: float = Field(1800, gt=0)
+    """Seconds without a forward pass after which a worker takes the group for hung and ends, to be started again from the checkpoint."""
 
 
 class ZeroConfig(Part):

@@ -32,6 +32,7 @@ from trainers.model import Loaded, add_adapters, decoder_blocks, load_base, load
 from trainers.notice import Notice
 from trainers.report import read_events, write_model_card, write_report
 from trainers.schedule import learning_rate_schedule
+from trainers.watchdog import watching
 from trainers.world import World
 
 _OTHER_DATA = "put the files back as they were, or give the run another name"
@@ -140,9 +141,16 @@ def _train(
     progress = _resume(run, run_dir, summary)
     choices = [*choices, *chosen_here, *packing_choices, *interval_choices]
     log.emit("start", step=progress.step, steps=sampler.steps, **_start_facts(run, summary, shape, choices))
-    with fast_products(longest=int(train_data.lengths.max())):
+    with fast_products(longest=int(train_data.lengths.max())), _watched(run):
         fit(run, progress)
         _finish(run, loaded, run_dir, progress)
+
+
+def _watched(run: Run) -> contextlib.AbstractContextManager[None]:
+    def report(message: str) -> None:
+        run.log.emit("warning", step=None, message=message)
+
+    return watching(lambda: run.engine.alive_at, limit=run.config.train.hang_after, report=report)
 
 
 def _prepare_data(
