@@ -106,6 +106,29 @@ def test_an_id_that_is_not_there_is_one_line(cluster: Raylets) -> None:
         assert done.returncode == 2 and "no job nothing-1" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_a_folder_that_other_nodes_cannot_see_is_refused_before_the_run(
+    cluster: Raylets, llama_dir: Path, data: DemoData, tmp_path: Path
+) -> None:
+    job = _write_job(tmp_path, llama_dir, data)
+    private = "/proc/self/cwd/runs"  # another folder for every process
+    command = [
+        sys.executable,
+        "-m",
+        "consortium",
+        "train",
+        str(job),
+        "--set",
+        f"output={private}",
+        "--set",
+        f"cluster.address={cluster.address}",
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, cwd=tmp_path,
+        env=cluster.environment | {"PYTHONPATH": str(helpers.REPOSITORY)},
+    )  # fmt: skip
+    assert done.returncode == 2 and "not on storage that all nodes share" in done.stderr, done.stderr
+
+
 def test_no_dashboard_at_the_address_is_one_line(cluster: Raylets) -> None:
     done = cluster.consortium("jobs", "list", "--address", "http://127.0.0.1:1")
     assert done.returncode == 2 and "no Ray dashboard at http://127.0.0.1:1" in done.stderr and "Traceback" not in done.stderr
