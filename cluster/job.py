@@ -90,14 +90,15 @@ def read_job(run_dir: Path) -> JobSpec:
     return validate(JobSpec, json.loads(path.read_text()), source=str(path))
 
 
-def write_job(job: JobSpec) -> Path:
-    """Make the run directory (for its owner only) and write config.json into it; the directory."""
-    job.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = job.run_dir / "config.json"
-    temporary = path.with_suffix(".tmp")
+def write_job(job: JobSpec, folder: Path | None = None) -> Path:
+    """Make the run directory, or `folder` in its place, for its owner only, and write config.json into it; the directory."""
+    folder = folder or job.run_dir
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = folder / "config.json"
+    temporary = path.with_suffix(f".{os.getpid()}")
     temporary.write_text(job.model_dump_json(indent=1))
     temporary.rename(path)
-    return job.run_dir
+    return folder
 
 
 def _override(values: dict[str, Any], text: str) -> None:
@@ -134,7 +135,8 @@ def _absolute(job: JobSpec, folder: Path) -> JobSpec:
         model["add_tokens"] = folder / model["add_tokens"]
     if model["path"]:
         model["path"] = _model_path(model["path"], folder)
-    values["output"] = Path(os.path.abspath(values["output"]))
+    if isinstance(job.output, Path):
+        values["output"] = Path(os.path.abspath(job.output))
     tracking = values["tracking"]
     if tracking["mlflow"] and ":" not in tracking["mlflow"] and tracking["mlflow"] != "databricks":
         tracking["mlflow"] = str(folder / Path(tracking["mlflow"]).expanduser())
@@ -163,15 +165,16 @@ _FREE = ("cluster", "data.train", "data.validation", "zero", "output", "tracking
          "train.activation_checkpointing", "train.compile", "train.eval_every", "train.early_stopping", "train.hang_after")  # fmt: skip
 
 
-def check_continues(job: JobSpec) -> None:
-    """Raise ConfigError when the run directory holds a run that `job` cannot continue, naming the fields that differ."""
-    if not (job.run_dir / "events.jsonl").exists():
+def check_continues(job: JobSpec, folder: Path | None = None) -> None:
+    """Raise ConfigError when the run directory (or `folder`) holds a run that `job` cannot continue, naming the fields that differ."""
+    folder = folder or job.run_dir
+    if not (folder / "events.jsonl").exists():
         return
-    before, now = (dict(_flat(spec.model_dump(mode="json"))) for spec in (read_job(job.run_dir), job))
+    before, now = (dict(_flat(spec.model_dump(mode="json"))) for spec in (read_job(folder), job))
     changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name) and not _is_free(name))
     if changed:
         listed = ", ".join(f"{name} (was {before.get(name)}, is {now.get(name)})" for name in changed[:5])
-        raise ConfigError(f"{job.run_dir} holds a run of another job: {listed}", "give this one another name: --set name=NAME")
+        raise ConfigError(f"{job.store_url or job.run_dir} holds a run of another job: {listed}", "give this one another name: --set name=NAME")
 
 
 def identity(job: JobSpec) -> str:

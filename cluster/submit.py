@@ -87,13 +87,13 @@ class Cluster:
     def submit(self, folder: Path, job: JobSpec) -> str:
         """Send a folder and start the job file in it; the job's id. Raises JobMismatch when its name belongs to another job."""
         config_hash = identity(job)
-        earlier = [known for known in self.jobs() if known.name == job.name and known.run_dir == str(job.run_dir)]
+        earlier = [known for known in self.jobs() if known.name == job.name and known.run_dir == _place(job)]
         _check_continues(job, config_hash, earlier)
         asked = {
             "entrypoint": "python -m consortium submitted",
             "submission_id": f"{job.name}-{config_hash[:8]}-{len(earlier) + 1}-{int(time.time()) % 100_000}",
             "runtime_env": {"working_dir": str(folder), "env_vars": dict(_QUIET)},
-            "metadata": {"name": job.name, "config_hash": config_hash, "run_dir": str(job.run_dir)},
+            "metadata": {"name": job.name, "config_hash": config_hash, "run_dir": _place(job)},
         }
         deadline = time.monotonic() + _AGENT_SECONDS
         with self._errors():
@@ -195,8 +195,12 @@ def _check_continues(job: JobSpec, config_hash: str, earlier: list[Job]) -> None
             raise JobMismatch(f"{job.name} is {known.status.lower()} as {known.id}", f"consortium jobs logs {known.id} -f")
         if known.config_hash != config_hash and known.exit_code != _INPUT_REFUSED:
             raise JobMismatch(
-                f"{job.run_dir} belongs to {known.id}, which computes something else", "give this job another name: --set name=NAME"
+                f"{_place(job)} belongs to {known.id}, which computes something else", "give this job another name: --set name=NAME"
             )
+
+
+def _place(job: JobSpec) -> str:
+    return job.store_url or str(job.run_dir)
 
 
 _QUIET = {
