@@ -6,9 +6,8 @@ own, so that its peak of memory is its own, through the same launch as training.
 
 import json
 import shutil
-import statistics
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -112,7 +111,7 @@ def make_grid(
 
 
 def job_at(job: JobSpec, point: Point, output: Path) -> JobSpec:
-    """The job at a point, its run directory in `output`. Raises ConfigError where method, stage and the rest of the job exclude each other."""
+    """The job at a point, its run directory in `output`. Raises ConfigError where the point and the rest of the job exclude each other."""
     values = job.model_dump()
     if point.method != method_of(job):
         adapter = job.method if job.method.type == "lora" else LoraMethod()
