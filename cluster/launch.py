@@ -12,7 +12,7 @@ import signal
 import socket
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,7 +47,8 @@ def launch(job: JobSpec, listener: Listener) -> dict[str, Any]:
         check_shared(job.output)
         run_dir = write_job(job)
         with _following(run_dir / "events.jsonl", listener) as seen:
-            error = _fit(job, run_dir, choices)
+            settings = {"run_dir": str(run_dir), "run_id": uuid.uuid4().hex, "choices": choices}
+            error = run_workers(job, run_dir, _worker, settings)
     _raise_failure(run_dir, seen, error)
     return dict(json.loads((run_dir / "report.json").read_text()))
 
@@ -148,21 +149,24 @@ def _answer(reference: Any) -> bool:
         return True
 
 
-def _fit(job: JobSpec, run_dir: Path, choices: list[Choice]) -> BaseException | None:
-    """Ray Train's own error, if the group failed for good."""
+def run_workers(job: JobSpec, folder: Path, work: Callable[[dict[str, Any]], None], settings: dict[str, Any]) -> BaseException | None:
+    """`work(settings)` on every worker of a job whose place is decided (`place_workers`); Ray Train's own error if they failed for good.
+
+    Ray keeps its notes in `folder`/ray. Ctrl-C stops the workers and raises KeyboardInterrupt.
+    """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     gpus = int(job.cluster.gpus_per_worker)
     resources = {"CPU": float(job.cluster.cpus_per_worker)} | ({"GPU": float(gpus)} if gpus else {})
     trainer = TorchTrainer(
-        _worker,
-        train_loop_config={"run_dir": str(run_dir), "run_id": uuid.uuid4().hex, "choices": choices},
+        work,
+        train_loop_config=settings,
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
         scaling_config=ScalingConfig(num_workers=_number(job), use_gpu=gpus > 0, resources_per_worker=resources),
         run_config=RunConfig(
             name=f"{job.name}-{uuid.uuid4().hex[:8]}",
-            storage_path=str(run_dir / "ray"),
+            storage_path=str(folder / "ray"),
             failure_config=FailureConfig(max_failures=job.cluster.max_failures),
             worker_runtime_env={"env_vars": {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}},
         ),
@@ -177,12 +181,12 @@ def _fit(job: JobSpec, run_dir: Path, choices: list[Choice]) -> BaseException | 
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Ctrl-C stays a KeyboardInterrupt: Ray Train's own handler stops the workers, then tries to end the process."""
+    """Ray Train answers Ctrl-C by ending this process with code 0, and would go on to do so after its run: here it is an interrupt."""
     before = signal.getsignal(signal.SIGINT)
     try:
         yield
-    except SystemExit as exit:
-        raise KeyboardInterrupt from exit
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, before)

@@ -1,8 +1,9 @@
 """The training loop: `fit` and `train_step`. Set-up is in trainers.worker, everything a step needs is in `Run`."""
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,12 +95,9 @@ def fit(run: Run, progress: Progress) -> Progress:
     """
     started, trained = time.perf_counter(), 0
     run.engine.train()  # a model comes from its directory in evaluation, without dropout
-    with ThreadPoolExecutor(1, "batches") as ahead:
-        upcoming = ahead.submit(step_work, run, progress.step)
+    with contextlib.closing(works(run, progress.step)) as upcoming:
         while progress.step < run.sampler.steps and not _exhausted(run, progress):
-            work = upcoming.result()
-            upcoming = ahead.submit(step_work, run, progress.step + 1)
-            done = train_step(run, progress.step, work)
+            done = train_step(run, progress.step, next(upcoming))
             trained += done.tokens
             progress.step += 1
             leaving = done.ask and run.notice.heard()
@@ -109,7 +107,6 @@ def fit(run: Run, progress: Progress) -> Progress:
                 better = _evaluate_and_judge(run, progress)
             if last or better or progress.step % run.save_every == 0 or _exhausted(run, progress) or leaving:
                 _save(run, progress)
-        upcoming.cancel()
     seconds = time.perf_counter() - started
     run.log.emit("trained", step=progress.step, seconds=round(seconds, 2), tokens_per_second=round(trained / seconds, 1))
     return progress
@@ -141,6 +138,19 @@ def train_step(run: Run, step: int, work: StepWork) -> Step:
         )
     _report_step(run, step, work, loss=loss, rate=rate, norm=norm, seconds=time.perf_counter() - began)
     return Step(work.tokens, ask=asked > 0)
+
+
+def works(run: Run, step: int) -> Generator[StepWork]:
+    """This worker's share of each step from `step` on; while one is computed, a thread makes the next."""
+    with ThreadPoolExecutor(1, "batches") as ahead:
+        upcoming = ahead.submit(step_work, run, step)
+        try:
+            while True:
+                work, step = upcoming.result(), step + 1
+                upcoming = ahead.submit(step_work, run, step)
+                yield work
+        finally:
+            upcoming.cancel()
 
 
 def step_work(run: Run, step: int) -> StepWork:

@@ -103,9 +103,34 @@ def _train(
 ) -> None:
     tokenizer = load_tokenizer(config.model)
     shape = shape_of(config.model, config.task)
-    config, chosen_here = resolve(config, _hardware(world), shape)
-    summary, train_data, validation = _prepare_data(config, tokenizer, run_dir, world)
-    loaded = _load_model(config, tokenizer, [train_data, validation], world)
+    config, chosen_here = resolve(config, hardware(world), shape)
+    summary, *data = _prepare_data(config, tokenizer, run_dir, world)
+    run, loaded, chosen_with_model = build(config, shape, tokenizer, data, run_dir, world, log, lease)
+    run.notice = Notice(leaving, world)
+    progress = _resume(run, run_dir, summary)
+    choices = [*choices, *chosen_here, *chosen_with_model]
+    log.emit("start", step=progress.step, steps=run.sampler.steps, **_start_facts(run, summary, shape, choices))
+    with fast_products(longest=int(run.train.lengths.max())), _watched(run):
+        fit(run, progress)
+        _finish(run, loaded, run_dir, progress)
+
+
+def build(
+    config: TrainConfig,
+    shape: Shape,
+    tokenizer: PreTrainedTokenizerBase | None,
+    data: list[Prepared],
+    run_dir: Path,
+    world: World,
+    log: EventLog,
+    lease: Lease,
+) -> tuple[Run, Loaded, list[Choice]]:
+    """Model, engine and all else the loop needs, from a resolved configuration; the model; what was chosen on the way.
+
+    `data` are the rows to train on and those to validate on. The tokenizer is None where no text is read or written: in a benchmark.
+    """
+    train_data, validation = data
+    loaded = _load_model(config, tokenizer, data, world)
     engine = Engine(_objective(config, loaded), config, world)
     config, packing_choices = _decide_packing(config, engine, world)
     sampler = Sampler(
@@ -130,20 +155,15 @@ def _train(
         save_every=save_every,
         packing=config.data.packing is True,
         attention_width=0 if config.model.attention == "flash_attention_2" else shape.hidden_size,
-        pad_id=tokenizer.pad_token_id or 0,
+        pad_id=loaded.base.config.pad_token_id or 0,
         flops_per_token=_flops_per_token(config, shape, engine, train_data),
         peak_flops=flops.peak_flops(world.device),
         log=log,
         checkpoints=run_dir / "checkpoints",
         lease=lease,
-        notice=Notice(leaving, world),
+        notice=Notice(lambda: False, world),
     )
-    progress = _resume(run, run_dir, summary)
-    choices = [*choices, *chosen_here, *packing_choices, *interval_choices]
-    log.emit("start", step=progress.step, steps=sampler.steps, **_start_facts(run, summary, shape, choices))
-    with fast_products(longest=int(train_data.lengths.max())), _watched(run):
-        fit(run, progress)
-        _finish(run, loaded, run_dir, progress)
+    return run, loaded, [*packing_choices, *interval_choices]
 
 
 def _watched(run: Run) -> contextlib.AbstractContextManager[None]:
@@ -165,7 +185,7 @@ def _prepare_data(
     return summary, train_data, validation
 
 
-def _load_model(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, data: list[Prepared], world: World) -> Loaded:
+def _load_model(config: TrainConfig, tokenizer: PreTrainedTokenizerBase | None, data: list[Prepared], world: World) -> Loaded:
     """The model with its adapters; for classify the data is told the order of the head's classes."""
     with sharded_loading(config, world_size=world.size):
         base = load_base(config.model, config.task, tokenizer, labels=data[0].labels, device=world.device, seed=config.train.seed)
@@ -202,7 +222,7 @@ def _finish(run: Run, loaded: Loaded, run_dir: Path, progress: Progress) -> None
     folder = run_dir / ("adapter" if loaded.is_adapter else "model")
     tensors = _whole_tensors(loaded, run.engine, run.world)
     run.world.on_main(lambda: _export(loaded, tensors, folder, run.train.labels))
-    peak = max(run.world.gather(_peak_memory(run.world)))
+    peak = max(run.world.gather(peak_memory(run.world)))
     if not run.world.is_main:
         return
     speeds = [e for e in read_events(run_dir / "events.jsonl") if e["event"] == "step"]
@@ -335,14 +355,13 @@ def _start_facts(run: Run, summary: Summary, shape: Shape, choices: list[Choice]
     config, world, engine = run.config, run.world, run.engine
     quantized = config.model.quantization
     method = config.method.type if quantized == "none" else f"q{config.method.type}-{quantized}"
-    device = torch.cuda.get_device_name() if world.device.type == "cuda" else f"cpu ({torch.get_num_threads()} threads a worker)"
     trainable = sum(getattr(p, "ds_numel", p.numel()) for p in engine.names.values())
     return {
         "workers": world.size,
         "zero_stage": engine.stage,
         "method": method,
-        "device": device,
-        "versions": _versions(),
+        "device": device_name(world),
+        "versions": versions(),
         "data": {"train_rows": summary.train_rows, "validation_rows": summary.validation_rows, "files": summary.files,
                  "labels": len(summary.labels), "truncated": summary.truncated, "bad_rows_skipped": summary.bad},
         "parameters": {"total": shape.parameters + trainable if config.method.type == "lora" else trainable, "trainable": trainable},
@@ -364,20 +383,25 @@ def _flops_per_token(config: TrainConfig, shape: Shape, engine: Engine, data: Pr
     )
 
 
-def _hardware(world: World) -> Hardware:
+def device_name(world: World) -> str:
+    return torch.cuda.get_device_name() if world.device.type == "cuda" else f"cpu ({torch.get_num_threads()} threads a worker)"
+
+
+def hardware(world: World) -> Hardware:
     if world.device.type == "cuda":
         return Hardware("cuda", world.size, torch.cuda.get_device_properties(world.device).total_memory)
     return Hardware("cpu", world.size)
 
 
-def _peak_memory(world: World) -> int:
+def peak_memory(world: World) -> int:
     """Bytes: allocated on the GPU, or resident of the process on a CPU."""
     if world.device.type == "cuda":
         return torch.cuda.max_memory_allocated(world.device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that decide what a run computes."""
     found = {}
     for package in _PACKAGES:
         try:
