@@ -179,8 +179,8 @@ def _run_ours(set_up: SetUp, folder: Path, loss: str, gate: Gate) -> None:
 
     real_step = loop.train_step
 
-    def gated_step(run: loop.Run, step: int, work: loop.StepWork) -> int:
-        tokens = real_step(run, step, work)
+    def gated_step(run: loop.Run, step: int, work: loop.StepWork) -> loop.Step:
+        done = real_step(run, step, work)
         for micro in work.passes:
             gate.counts.tokens += int(run.train.lengths[micro.examples].sum())
             gate.counts.computed += micro.batch.input_ids.numel()
@@ -188,7 +188,7 @@ def _run_ours(set_up: SetUp, folder: Path, loss: str, gate: Gate) -> None:
             gate.counts.targets += int((micro.batch.targets != NO_TARGET).sum()) if micro.examples else 0
         gate.counts.losses.append(losses.pop())
         gate.step_done()
-        return tokens
+        return done
 
     losses: list[float] = []
     emit = worker.EventLog.emit

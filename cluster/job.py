@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from trainers.config import Auto, Part, TrainConfig, validate
 from trainers.errors import ConfigError, DataError, ModelError
@@ -17,15 +17,37 @@ from trainers.errors import ConfigError, DataError, ModelError
 _SHORTHAND = {"model": "path", "method": "type", "data": "train", "zero": "stage"}
 
 
+class WorkerRange(Part):
+    """As many workers as there is room for. A run goes on with fewer when a node is lost, and with more when it is back."""
+
+    min: int = Field(1, ge=1)
+    max: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _check_order(self) -> "WorkerRange":
+        if self.min > self.max:
+            raise ValueError(f"cluster.workers: min {self.min} is above max {self.max}")
+        return self
+
+
 class ClusterConfig(Part):
     address: str | None = None
     """Of an existing Ray cluster (`auto`, `HOST:PORT`); null starts Ray on this machine for the run."""
-    workers: Annotated[int, Field(ge=1)] | Auto = "auto"
-    """Training processes; auto is one for each GPU, or one where there are none."""
+    workers: Annotated[int, Field(ge=1)] | Auto | WorkerRange = Field("auto", description="a number, auto, or {min: 1, max: 4}")
+    """Training processes; auto is one for each GPU, or one where there are none. The global batch is the same for any number."""
     gpus_per_worker: Annotated[int, Field(ge=0, le=1)] | Auto = "auto"
     cpus_per_worker: int = Field(1, ge=1)
     max_failures: int = Field(3, ge=0)
     """How often a failed group of workers is started again from the last checkpoint."""
+
+    @property
+    def fewest(self) -> int:
+        """Workers that must be had; 1 while `auto` is not decided."""
+        return self.workers.min if isinstance(self.workers, WorkerRange) else 1 if self.workers == "auto" else self.workers
+
+    @property
+    def most(self) -> int:
+        return self.workers.max if isinstance(self.workers, WorkerRange) else self.fewest
 
 
 class JobSpec(TrainConfig):
@@ -68,14 +90,15 @@ def read_job(run_dir: Path) -> JobSpec:
     return validate(JobSpec, json.loads(path.read_text()), source=str(path))
 
 
-def write_job(job: JobSpec) -> Path:
-    """Make the run directory (for its owner only) and write config.json into it; the directory."""
-    job.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = job.run_dir / "config.json"
-    temporary = path.with_suffix(".tmp")
+def write_job(job: JobSpec, folder: Path | None = None) -> Path:
+    """Make the run directory, or `folder` in its place, for its owner only, and write config.json into it; the directory."""
+    folder = folder or job.run_dir
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = folder / "config.json"
+    temporary = path.with_suffix(f".{os.getpid()}")
     temporary.write_text(job.model_dump_json(indent=1))
     temporary.rename(path)
-    return job.run_dir
+    return folder
 
 
 def _override(values: dict[str, Any], text: str) -> None:
@@ -112,7 +135,8 @@ def _absolute(job: JobSpec, folder: Path) -> JobSpec:
         model["add_tokens"] = folder / model["add_tokens"]
     if model["path"]:
         model["path"] = _model_path(model["path"], folder)
-    values["output"] = Path(os.path.abspath(values["output"]))
+    if isinstance(job.output, Path):
+        values["output"] = Path(os.path.abspath(job.output))
     tracking = values["tracking"]
     if tracking["mlflow"] and ":" not in tracking["mlflow"] and tracking["mlflow"] != "databricks":
         tracking["mlflow"] = str(folder / Path(tracking["mlflow"]).expanduser())
@@ -138,18 +162,19 @@ def check_paths(job: JobSpec) -> None:
 # What may change between the start of a run and its continuation: it decides where and how it runs, not what it computes. That the data
 # are the same, wherever they lie, is seen by the workers.
 _FREE = ("cluster", "data.train", "data.validation", "zero", "output", "tracking", "name", "checkpoint", "train.micro_batch_tokens",
-         "train.activation_checkpointing", "train.compile", "train.eval_every", "train.early_stopping")  # fmt: skip
+         "train.activation_checkpointing", "train.compile", "train.eval_every", "train.early_stopping", "train.hang_after")  # fmt: skip
 
 
-def check_continues(job: JobSpec) -> None:
-    """Raise ConfigError when the run directory holds a run that `job` cannot continue, naming the fields that differ."""
-    if not (job.run_dir / "events.jsonl").exists():
+def check_continues(job: JobSpec, folder: Path | None = None) -> None:
+    """Raise ConfigError when the run directory (or `folder`) holds a run that `job` cannot continue, naming the fields that differ."""
+    folder = folder or job.run_dir
+    if not (folder / "events.jsonl").exists():
         return
-    before, now = (dict(_flat(spec.model_dump(mode="json"))) for spec in (read_job(job.run_dir), job))
+    before, now = (dict(_flat(spec.model_dump(mode="json"))) for spec in (read_job(folder), job))
     changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name) and not _is_free(name))
     if changed:
         listed = ", ".join(f"{name} (was {before.get(name)}, is {now.get(name)})" for name in changed[:5])
-        raise ConfigError(f"{job.run_dir} holds a run of another job: {listed}", "give this one another name: --set name=NAME")
+        raise ConfigError(f"{job.store_url or job.run_dir} holds a run of another job: {listed}", "give this one another name: --set name=NAME")
 
 
 def identity(job: JobSpec) -> str:

@@ -8,26 +8,29 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import socket
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import ray
 import ray.exceptions
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.errors import ClusterTooSmall, ClusterUnreachable, WorkersFailed
-from cluster.job import JobSpec, check_continues, check_paths, write_job
+from cluster.job import JobSpec, WorkerRange, check_continues, check_paths, write_job
 from trainers.defaults import Choice, Hardware, resolve
-from trainers.errors import TrainersError
+from trainers.errors import ConfigError, TrainersError
 from trainers.events import Event, EventLog, Listener
 from trainers.lease import check_free
 from trainers.report import write_report
 
 _FOLLOW_SECONDS = 0.2
 _CONNECT_SECONDS = 10.0
+_NODE_ANSWERS_SECONDS = 60.0
 
 
 def launch(job: JobSpec, listener: Listener) -> dict[str, Any]:
@@ -38,19 +41,24 @@ def launch(job: JobSpec, listener: Listener) -> dict[str, Any]:
     check_free(job.run_dir)
     if job.cluster.address is None:
         check_paths(job)
-    with connected(job.cluster.address, workers=job.cluster.workers, cpus=job.cluster.cpus_per_worker):
+    with connected(job.cluster.address, cpus=job.cluster.most * job.cluster.cpus_per_worker):
         job, choices = place_workers(job, ray.cluster_resources())
         check_continues(job)
+        check_shared(job.output)
         run_dir = write_job(job)
         with _following(run_dir / "events.jsonl", listener) as seen:
-            error = _fit(job, run_dir, choices)
+            settings = {"run_dir": str(run_dir), "run_id": uuid.uuid4().hex, "choices": choices}
+            error = run_workers(job, run_dir, _worker, settings)
     _raise_failure(run_dir, seen, error)
     return dict(json.loads((run_dir / "report.json").read_text()))
 
 
 @contextlib.contextmanager
-def connected(address: str | None, *, workers: int | str, cpus: int) -> Iterator[None]:
-    """A connection to a cluster, or a Ray of our own on this machine, stopped afterwards. Raises ClusterUnreachable."""
+def connected(address: str | None, *, cpus: int) -> Iterator[None]:
+    """A connection to a cluster, or a Ray of our own on this machine with so many CPUs at least, stopped afterwards.
+
+    Raises ClusterUnreachable.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
     if ray.is_initialized():
@@ -59,8 +67,7 @@ def connected(address: str | None, *, workers: int | str, cpus: int) -> Iterator
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     try:
         if address is None:
-            wanted = workers * cpus if isinstance(workers, int) else 1
-            ray.init("local", num_cpus=max(wanted, os.cpu_count() or 1), include_dashboard=False, **quiet)
+            ray.init("local", num_cpus=max(cpus, os.cpu_count() or 1), include_dashboard=False, **quiet)
         else:
             _knock(address)
             ray.init(address, **quiet)
@@ -92,55 +99,114 @@ def place_workers(job: JobSpec, resources: Mapping[str, float]) -> tuple[JobSpec
     if per_worker == "auto":
         per_worker = 1 if gpus else 0
         choices.append(Choice("cluster.gpus_per_worker", per_worker, f"the cluster has {gpus} GPUs" if gpus else "the cluster has no GPU"))
-    workers = max(1, gpus) if per_worker else 1
-    if cluster.workers != "auto":
-        workers = cluster.workers
-    else:
+    if cluster.workers == "auto":
+        workers = max(1, gpus) if per_worker else 1
+        cluster = cluster.model_copy(update={"workers": workers})
         choices.append(Choice("cluster.workers", workers, "one for each GPU" if per_worker else "no GPU: one process uses the cores"))
-    cpus = int(resources.get("CPU", 0))
-    if workers * per_worker > gpus or workers * cluster.cpus_per_worker > cpus:
-        needs = f"{workers} workers need {workers * cluster.cpus_per_worker} CPUs and {workers * per_worker} GPUs"
+    cpus, fewest = int(resources.get("CPU", 0)), cluster.fewest
+    if fewest * per_worker > gpus or fewest * cluster.cpus_per_worker > cpus:
+        needs = f"{fewest} workers need {fewest * cluster.cpus_per_worker} CPUs and {fewest * per_worker} GPUs"
         raise ClusterTooSmall(
             f"{needs}, the cluster has {cpus} CPUs and {gpus} GPUs", "lower cluster.workers, or set cluster.gpus_per_worker: 0 for CPU"
         )
-    placed = job.model_copy(update={"cluster": cluster.model_copy(update={"workers": workers, "gpus_per_worker": per_worker})})
+    placed = job.model_copy(update={"cluster": cluster.model_copy(update={"gpus_per_worker": per_worker})})
     device: Literal["cuda", "cpu"] = "cuda" if per_worker else "cpu"
-    resolved, more = resolve(placed, Hardware(device, workers))
+    resolved, more = resolve(placed, Hardware(device, cluster.most))
     return JobSpec.model_validate(resolved.model_dump()), choices + more
 
 
-def _fit(job: JobSpec, run_dir: Path, choices: list[Choice]) -> BaseException | None:
-    """Ray Train's own error, if the group failed for good."""
+def check_shared(output: Path) -> None:
+    """Raise ConfigError when the nodes of the cluster do not all see the folder that runs are written to."""
+    nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    if len(nodes) < 2:
+        return
+    output.mkdir(parents=True, exist_ok=True)
+    probe = output / f".probe-{uuid.uuid4().hex}"
+    probe.touch()
+    try:
+        seen = ray.remote(num_cpus=0)(_sees)
+        placed = {node: seen.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)) for node in nodes}
+        answers = {node: task.remote(str(probe)) for node, task in placed.items()}
+        blind = [address for node, address in nodes.items() if not _answer(answers[node])]
+    finally:
+        probe.unlink()
+    if blind:
+        raise ConfigError(
+            f"output: {output} is not on storage that all nodes share: {', '.join(blind)} cannot see it",
+            "give a path that all nodes mount",
+        )
+
+
+def _sees(path: str) -> bool:
+    return Path(path).exists()
+
+
+def _answer(reference: Any) -> bool:
+    """Of a node's task; a node that is lost meanwhile says nothing against the folder."""
+    try:
+        return bool(ray.get(reference, timeout=_NODE_ANSWERS_SECONDS))
+    except (ray.exceptions.RayError, TimeoutError):
+        return True
+
+
+def run_workers(job: JobSpec, folder: Path, work: Callable[[dict[str, Any]], None], settings: dict[str, Any]) -> BaseException | None:
+    """`work(settings)` on every worker of a job whose place is decided (`place_workers`); Ray Train's own error if they failed for good.
+
+    Ray keeps its notes in `folder`/ray. Ctrl-C stops the workers and raises KeyboardInterrupt.
+    """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     gpus = int(job.cluster.gpus_per_worker)
     resources = {"CPU": float(job.cluster.cpus_per_worker)} | ({"GPU": float(gpus)} if gpus else {})
     trainer = TorchTrainer(
-        _worker,
-        train_loop_config={"run_dir": str(run_dir), "run_id": uuid.uuid4().hex, "choices": choices},
+        work,
+        train_loop_config=settings,
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
-        scaling_config=ScalingConfig(num_workers=int(job.cluster.workers), use_gpu=gpus > 0, resources_per_worker=resources),
+        scaling_config=ScalingConfig(num_workers=_number(job), use_gpu=gpus > 0, resources_per_worker=resources),
         run_config=RunConfig(
             name=f"{job.name}-{uuid.uuid4().hex[:8]}",
-            storage_path=str(run_dir / "ray"),
+            storage_path=str(folder / "ray"),
             failure_config=FailureConfig(max_failures=job.cluster.max_failures),
             worker_runtime_env={"env_vars": {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}},
         ),
     )
     try:
-        trainer.fit()
+        with _interruptible():
+            trainer.fit()
     except Exception as error:  # Ray wraps whatever the workers raised in types of its own
         return error
     return None
 
 
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ray Train answers Ctrl-C by ending this process with code 0, and would go on to do so after its run: here it is an interrupt."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
+
+
+def _number(job: JobSpec) -> int | tuple[int, int]:
+    return (job.cluster.fewest, job.cluster.most) if isinstance(job.cluster.workers, WorkerRange) else job.cluster.most
+
+
 def _worker(config: dict[str, Any]) -> None:
     """What Ray runs in each worker. A TrainersError is final: it is in the run's events, and returning keeps Ray from trying again."""
+    from ray.train import get_preemption_info
+
     from trainers.worker import train
 
+    def leaving() -> bool:
+        return get_preemption_info() is not None
+
     with contextlib.suppress(TrainersError):
-        train(Path(config["run_dir"]), run_id=config["run_id"], choices=config["choices"])
+        train(Path(config["run_dir"]), run_id=config["run_id"], choices=config["choices"], leaving=leaving)
 
 
 def _raise_failure(run_dir: Path, seen: list[Event], error: BaseException | None) -> None:

@@ -7,6 +7,7 @@ kept with it on the cluster, so that any client can find it again.
 
 import asyncio
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -30,6 +31,8 @@ _OVER = ("SUCCEEDED", "FAILED", "STOPPED")
 _INPUT_REFUSED = 2
 _STOPPED_CODE = 130
 _RECONNECTS = 5
+_AGENT_SECONDS = 60.0
+"""A head that has just been started takes jobs only a little later."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,10 @@ class Cluster:
         self.address = address.rstrip("/")
         from ray.job_submission import JobSubmissionClient
 
+        for logger in ("ray.dashboard", "ray._private"):
+            logging.getLogger(logger).setLevel(logging.ERROR)
         token = _token()
+        self._has_token = token is not None
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         with self._errors(), _without_variables(_ADDRESS_VARIABLES):
             self._client: Any = JobSubmissionClient(self.address, headers=headers)
@@ -81,17 +87,23 @@ class Cluster:
     def submit(self, folder: Path, job: JobSpec) -> str:
         """Send a folder and start the job file in it; the job's id. Raises JobMismatch when its name belongs to another job."""
         config_hash = identity(job)
-        earlier = [known for known in self.jobs() if known.name == job.name and known.run_dir == str(job.run_dir)]
+        earlier = [known for known in self.jobs() if known.name == job.name and known.run_dir == _place(job)]
         _check_continues(job, config_hash, earlier)
+        asked = {
+            "entrypoint": "python -m consortium submitted",
+            "submission_id": f"{job.name}-{config_hash[:8]}-{len(earlier) + 1}-{int(time.time()) % 100_000}",
+            "runtime_env": {"working_dir": str(folder), "env_vars": dict(_QUIET)},
+            "metadata": {"name": job.name, "config_hash": config_hash, "run_dir": _place(job)},
+        }
+        deadline = time.monotonic() + _AGENT_SECONDS
         with self._errors():
-            return str(
-                self._client.submit_job(
-                    entrypoint="python -m consortium train job.yaml --resume",
-                    submission_id=f"{job.name}-{config_hash[:8]}-{len(earlier) + 1}-{int(time.time()) % 100_000}",
-                    runtime_env={"working_dir": str(folder), "env_vars": dict(_QUIET)},
-                    metadata={"name": job.name, "config_hash": config_hash, "run_dir": str(job.run_dir)},
-                )
-            )
+            while True:
+                try:
+                    return str(self._client.submit_job(**asked))
+                except RuntimeError as error:
+                    if "No available agent" not in str(error) or time.monotonic() > deadline:
+                        raise
+                time.sleep(1)
 
     def jobs(self) -> list[Job]:
         """All jobs submitted by this program, newest first."""
@@ -159,9 +171,8 @@ class Cluster:
         try:
             yield
         except AuthenticationError as error:
-            missing = "required" in str(error)
             raise ClusterUnreachable(
-                f"the cluster at {self.address} {'asks for a token' if missing else 'does not take this token'}",
+                f"the cluster at {self.address} {'does not take this token' if self._has_token else 'asks for a token'}",
                 "put the cluster's token into RAY_AUTH_TOKEN, a file named by RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token",
             ) from error
         except ConnectionError as error:
@@ -184,8 +195,12 @@ def _check_continues(job: JobSpec, config_hash: str, earlier: list[Job]) -> None
             raise JobMismatch(f"{job.name} is {known.status.lower()} as {known.id}", f"consortium jobs logs {known.id} -f")
         if known.config_hash != config_hash and known.exit_code != _INPUT_REFUSED:
             raise JobMismatch(
-                f"{job.run_dir} belongs to {known.id}, which computes something else", "give this job another name: --set name=NAME"
+                f"{_place(job)} belongs to {known.id}, which computes something else", "give this job another name: --set name=NAME"
             )
+
+
+def _place(job: JobSpec) -> str:
+    return job.store_url or str(job.run_dir)
 
 
 _QUIET = {
@@ -244,15 +259,38 @@ def check_submittable(job: JobSpec, written_output: str | None) -> None:
         raise ConfigError(f"output {given}", "a submitted job needs a directory all nodes share, or a URL: output: /shared/runs")
 
 
+@contextmanager
+def unpacked(job: JobSpec, folder: Path) -> Iterator[JobSpec]:
+    """On the cluster: the job with what travelled in `folder` moved to its run directory, where all nodes see it, until it is over."""
+    inputs = job.run_dir / "inputs"
+
+    def moved(path: Path) -> Path:
+        if not path.is_relative_to(folder):
+            return path
+        target = inputs / path.name
+        _copy(path, target)
+        target.chmod(0o700 if target.is_dir() else 0o600)
+        return target
+
+    job.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        data, terms = job.data, job.model.add_tokens
+        paths = {side: [moved(path) for path in getattr(data, side)] for side in ("train", "validation")}
+        model = job.model.model_copy(update={"add_tokens": moved(terms) if terms else None})
+        yield job.model_copy(update={"data": data.model_copy(update=paths), "model": model})
+    finally:
+        shutil.rmtree(inputs, ignore_errors=True)
+
+
 def size_of(path: Path) -> int:
     """Bytes of a file, or of all files in a folder."""
     return sum(part.stat().st_size for part in path.rglob("*") if part.is_file()) if path.is_dir() else path.stat().st_size
 
 
 def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if source.is_dir():
-        shutil.copytree(source, target)
+        shutil.copytree(source, target, dirs_exist_ok=True)
     else:
         shutil.copyfile(source, target)
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.job import load_job, read_values
-from cluster.submit import Cluster, Job, check_submittable, effective_address, exit_code, packed
+from cluster.submit import Cluster, Job, check_submittable, effective_address, exit_code, packed, unpacked
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -36,6 +36,15 @@ def submit_job(path: Path, overrides: Sequence[str], address: str | None, *, pac
         sys.exit(130)
     _show(ended)
     sys.exit(exit_code(ended))
+
+
+def run_submitted() -> None:
+    """On the cluster, in the folder that was sent: run its job, from the last checkpoint where there is one."""
+    from consortium.training import run
+
+    path = Path("job.yaml")
+    with unpacked(load_job(path), path.resolve().parent) as job:
+        run(job)
 
 
 def list_jobs(address: str | None, *, as_json: bool) -> None:

@@ -130,6 +130,34 @@ def export(
     export_model(run, output, merge=merge)
 
 
+@app.command()
+def bench(
+    target: Annotated[list[str], typer.Argument(help="Job file, or two results to compare.", metavar="JOB.yaml | compare A.json B.json")],
+    workers: Annotated[str | None, typer.Option(help="Numbers of workers, by default the job's.", metavar="1,2,4,8")] = None,
+    method: Annotated[str | None, typer.Option(help="Of lora, full, nf4, int8.", metavar="lora,full")] = None,
+    zero: Annotated[str | None, typer.Option(help="ZeRO stages.", metavar="1,2,3")] = None,
+    seq: Annotated[str | None, typer.Option(help="Lengths of the rows, in tokens.", metavar="512,2048")] = None,
+    steps: Annotated[int, typer.Option(help="Timed steps a point.", min=1)] = 20,
+    price: Annotated[float | None, typer.Option(help="Of a worker (a GPU) for an hour, in any currency.", min=0)] = None,
+    project: Annotated[str | None, typer.Option(help="More workers than can be had: projected, not measured.", metavar="64,512")] = None,
+    set_: Set = [],  # noqa: B006
+    output: Annotated[Path | None, typer.Option(help="New directory for JSON, page and picture.", metavar="DIR")] = None,
+) -> None:
+    """Measure speed, scaling and memory of a job on generated rows, without data or weights to download; or compare two results."""
+    match target:
+        case ["compare", first, second]:
+            from consortium.bench import compare_benches
+
+            compare_benches(Path(first), Path(second))
+        case [job] if job != "compare":
+            from consortium.bench import run_bench
+
+            run_bench(Path(job), set_, workers=workers, methods=method, stages=zero, lengths=seq, projected=project, steps=steps,
+                      price=price, output=output)  # fmt: skip
+        case _:
+            raise ConfigError(f"bench {' '.join(target)}: expected one job file, or compare A.json B.json")
+
+
 Address = Annotated[str | None, typer.Option(help="The head's dashboard.", metavar="http://HEAD:8265")]
 JobId = Annotated[str, typer.Argument(help="As `consortium jobs list` shows it.", metavar="ID")]
 
@@ -146,6 +174,14 @@ def submit(
     from consortium.jobs import submit_job
 
     submit_job(job, set_, address, package=package, wait=wait)
+
+
+@app.command(hidden=True)
+def submitted() -> None:
+    """What a submitted job starts on the cluster."""
+    from consortium.jobs import run_submitted
+
+    run_submitted()
 
 
 @jobs_app.command("list")
@@ -213,6 +249,3 @@ def main() -> None:
             raise
         print(f"error: {error}" + (f"\n  hint: {error.hint}" if error.hint else ""), file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted: `consortium resume RUN` goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)

@@ -52,14 +52,13 @@ def plan_job(
     from trainers.worker import quiet
 
     quiet()
-    device = "cpu" if card.flops is None else "cuda"
     plan = make_plan(
         job,
         card,
         counts,
         beyond,
         shape=shape_of(job.model, job.task),
-        measure=partial(measure, device=device),
+        measure=partial(measure, device="cpu" if card.flops is None else "cuda"),
         work=partial(_work, tokens=tokens),
         price=price,
     )
@@ -106,8 +105,8 @@ def _estimated(config: TrainConfig, longest: int) -> Work:
 
     found = estimate(config.data, config.task, load_tokenizer(config.model), max_length=longest)
     epochs, steps = config.train.epochs, config.train.max_steps
-    total = found.tokens * epochs if epochs is not None else steps * config.train.global_batch_size * found.mean_length
-    how_long = f"{epochs:g} epochs" if epochs is not None else f"{steps} steps"
+    total = found.tokens * (epochs or 0) if steps is None else steps * config.train.global_batch_size * found.mean_length
+    how_long = f"{epochs:g} epochs" if steps is None else f"{steps} steps"
     source = f"estimate from {found.sampled:,} of {found.rows:,} rows: {found.tokens:,.0f} tokens an epoch, {how_long}"
     source += f"; the mean example has {found.mean_length:,.0f}"
     return Work(total, found.mean_length, found.square_mean, source)

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from cluster.job import JobSpec, load_job, read_job
 from trainers.config import Task
-from trainers.errors import ConfigError
+from trainers.errors import ConfigError, Interrupted
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -36,7 +36,10 @@ def run(job: JobSpec) -> dict[str, Any]:
     from cluster.launch import launch
     from trainers.progress import Display
 
-    report = launch(job, Display(console))
+    try:
+        report = launch(job, Display(console))
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted", f"consortium resume {job.run_dir} goes on from the last checkpoint") from None
     show_result(job, report)
     return report
 

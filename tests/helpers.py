@@ -126,6 +126,7 @@ def _in_group(environment: dict[str, str], function: Callable[..., Any], args: t
 
     os.environ.update(environment)
     dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    dist.barrier()  # one that failed at once would close its sockets while others still connect
     try:
         return function(*args)
     finally:

@@ -1,6 +1,11 @@
-"""A worker without Ray: `python -m trainers RUN/config.json`, alone or under torchrun."""
+"""A worker without Ray: `python -m trainers RUN/config.json`, alone or under torchrun.
 
+SIGUSR1 (Slurm: `--signal=USR1@120`) says that the machine is about to be taken away: a checkpoint is written at once.
+"""
+
+import signal
 import sys
+import threading
 import uuid
 from pathlib import Path
 
@@ -14,8 +19,10 @@ def main(arguments: list[str]) -> int:
     from trainers.progress import Display
     from trainers.worker import train
 
+    told = threading.Event()
+    signal.signal(signal.SIGUSR1, lambda *_: told.set())
     try:
-        train(Path(arguments[0]).resolve().parent, run_id=uuid.uuid4().hex, listeners=[Display()])
+        train(Path(arguments[0]).resolve().parent, run_id=uuid.uuid4().hex, listeners=[Display()], leaving=told.is_set)
     except TrainersError as error:
         print(f"error: {error}" + (f"\n  hint: {error.hint}" if error.hint else ""), file=sys.stderr)
         return error.exit_code

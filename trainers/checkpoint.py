@@ -12,8 +12,9 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,13 @@ from safetensors.torch import save_file
 
 from trainers.engine import FIRST_MOMENT, MASTER, SECOND_MOMENT, Engine
 from trainers.errors import CheckpointError
+from trainers.storage import Store
 from trainers.world import World
 
 _KINDS = (MASTER, FIRST_MOMENT, SECOND_MOMENT)
 MANIFEST = "manifest.json"
+STORED = "checkpoints"
+"""Their folder in a store"""
 
 
 @dataclass
@@ -61,14 +65,15 @@ class Checkpoint:
         return self.manifest.progress.step
 
 
-def save(folder: Path, engine: Engine, progress: Progress, world: World) -> int:
-    """Write the checkpoint of `progress.step` under `folder`; its size in bytes. All ranks call it.
+def save(folder: Path, engine: Engine, progress: Progress, world: World, store: Store | None = None) -> int:
+    """Write the checkpoint of `progress.step` under `folder`, or to `store` by way of it; its size in bytes. All ranks call it.
 
     Raises CheckpointError on every rank when one cannot write; what was there before is untouched.
     """
     final = folder / f"step-{progress.step:08d}"
     partial = folder / f".{final.name}.partial"
     world.on_main(lambda: _make_empty(partial))
+    partial.mkdir(parents=True, exist_ok=True, mode=0o700)  # on other machines, where there is a store
     name = f"rank-{world.rank:05d}.safetensors"
     entry, error = {}, None
     try:
@@ -76,19 +81,22 @@ def save(folder: Path, engine: Engine, progress: Progress, world: World) -> int:
         (partial / name).chmod(0o600)
         _to_disk(partial / name)
         entry = describe(partial / name)
+        if store is not None:
+            store.put(partial / name, f"{STORED}/{final.name}/{name}")
     except (OSError, SafetensorError) as cause:
         error = CheckpointError(f"cannot write checkpoint {final}: {cause}", "free space on the disk, then: consortium resume RUN")
     try:
         world.agree(error)
         entries: list[dict[str, Any]] = world.gather(entry)
         files = {f"rank-{rank:05d}.safetensors": found for rank, found in enumerate(entries)}
-        world.on_main(lambda: _commit(partial, final, Manifest(progress, world.size, files)))
+        world.on_main(lambda: _commit(partial, final, Manifest(progress, world.size, files), store))
         return sum(found["bytes"] for found in files.values())
     except OSError as cause:
-        world.on_main(lambda: shutil.rmtree(partial, ignore_errors=True))
         if isinstance(cause, CheckpointError):
             raise
         raise CheckpointError(f"cannot write checkpoint {final}: {cause}", "the checkpoints before it are intact") from cause
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _fragments(engine: Engine) -> Iterator[tuple[str, torch.Tensor]]:
@@ -102,8 +110,11 @@ def _make_empty(folder: Path) -> None:
     folder.mkdir(parents=True, mode=0o700)
 
 
-def _commit(partial: Path, final: Path, manifest: Manifest) -> None:
+def _commit(partial: Path, final: Path, manifest: Manifest, store: Store | None) -> None:
     (partial / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1))
+    if store is not None:
+        store.put(partial / MANIFEST, f"{STORED}/{final.name}/{MANIFEST}")
+        return
     _to_disk(partial / MANIFEST)
     _to_disk(partial)
     shutil.rmtree(final, ignore_errors=True)
@@ -167,17 +178,58 @@ class _Shards:
             )
 
 
-def find(folder: Path) -> list[Checkpoint]:
-    """The whole checkpoints under a folder, oldest first. Torn ones, whose files are not as their manifest says, are passed over."""
-    found = [checkpoint for path in sorted(folder.glob("step-*")) if (checkpoint := _read(path))]
+def newest(folder: Path, world: World, *, step: int | None = None, store: Store | None = None) -> Checkpoint | None:
+    """The newest checkpoint (or that of `step`) whose files are as they were written, fetched from the store if there is one.
+
+    One that is not whole is passed over for the one before. All ranks call it.
+    """
+    for candidate in reversed(world.on_main(lambda: find(folder, store))):
+        if step not in (None, candidate.step):
+            continue
+        problem = None
+        if world.is_main if store is None else world.local_rank == 0:
+            try:
+                if store is not None:
+                    for name in candidate.manifest.files:
+                        store.get(f"{STORED}/{candidate.path.name}/{name}", candidate.path / name)
+                verify(candidate)
+            except OSError as error:
+                problem = str(error)
+        found = [text for text in world.gather(problem) if text]
+        if not found:
+            return candidate
+        if world.is_main:
+            print(f"warning: {found[0]}", file=sys.stderr)
+    return None
+
+
+def find(folder: Path, store: Store | None = None) -> list[Checkpoint]:
+    """The whole checkpoints under a folder, or in a store, oldest first. Torn ones, not as their manifest says, are passed over."""
+    if store is None:
+        places = {path: {file.name: file.stat().st_size for file in path.iterdir()} for path in folder.glob("step-*")}
+    else:
+        places = _stored(folder, store)
+    found = [checkpoint for path, sizes in places.items() if (checkpoint := _read(path, sizes))]
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
-def _read(path: Path) -> Checkpoint | None:
+def _stored(folder: Path, store: Store) -> dict[Path, dict[str, int]]:
+    """The sizes of the files of each checkpoint in a store, whose manifests are fetched."""
+    places: dict[Path, dict[str, int]] = defaultdict(dict)
+    for name, size in store.sizes(STORED).items():
+        checkpoint, _, file = name.partition("/")
+        places[folder / checkpoint][file] = size
+    for path, sizes in places.items():
+        if MANIFEST in sizes:
+            store.get(f"{STORED}/{path.name}/{MANIFEST}", path / MANIFEST)
+    return places
+
+
+def _read(path: Path, sizes: Mapping[str, int]) -> Checkpoint | None:
     try:
         values = json.loads((path / MANIFEST).read_text())
         manifest = Manifest(Progress(**values["progress"]), values["workers"], values["files"])
-        whole = all((path / name).stat().st_size == entry["bytes"] for name, entry in manifest.files.items())
+        whole = all(sizes.get(name) == entry["bytes"] for name, entry in manifest.files.items())
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return Checkpoint(path, manifest) if whole and manifest.files else None
@@ -193,12 +245,14 @@ def verify(checkpoint: Checkpoint) -> None:
             )
 
 
-def prune(folder: Path, *, keep: int, best_step: int | None) -> None:
+def prune(folder: Path, *, keep: int, best_step: int | None, store: Store | None = None) -> None:
     """Remove all but the newest `keep` checkpoints and the best one, and what was left half written."""
-    checkpoints = find(folder)
+    checkpoints = find(folder, store)
     for checkpoint in checkpoints[:-keep]:
         if checkpoint.step != best_step:
             shutil.rmtree(checkpoint.path, ignore_errors=True)
+            if store is not None:
+                store.remove(f"{STORED}/{checkpoint.path.name}")
     for torn in folder.glob(".step-*.partial"):
         shutil.rmtree(torn, ignore_errors=True)
 

@@ -4,7 +4,9 @@ A person writes YAML, the command resolves it to `config.json` in the run direct
 `trainers.defaults`, printed with its reason. This module imports no torch.
 """
 
+import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -17,6 +19,7 @@ from trainers.mistakes import explain
 T = TypeVar("T", bound=BaseModel)
 Auto = Literal["auto"]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+Url = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://")]
 Task = Literal["sft", "pretrain", "classify"]
 Format = Literal["auto", "chat", "sharegpt", "alpaca", "completion", "text", "classification"]
 
@@ -159,6 +162,8 @@ class OptimConfig(Part):
     """Steps between evaluations on the validation rows."""
     early_stopping: int | None = Field(None, ge=1)
     """Stop after this many evaluations without a better one."""
+    hang_after: float = Field(1800, gt=0)
+    """Seconds without a forward pass after which a worker takes the group for hung and ends, to be started again from the checkpoint."""
 
 
 class ZeroConfig(Part):
@@ -207,8 +212,10 @@ class TrainConfig(Part):
     zero: Annotated[ZeroConfig, BeforeValidator(_expand_zero)] = ZeroConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
-    output: Path = Path("runs")
-    """Folder in which the run directory `output/name` is made."""
+    output: Path | Url = Field(Path("runs"), description="a folder, or a URL")
+    """Folder in which the run directory `output/name` is made; or a URL (fsspec: s3://, gs://, ...), to which checkpoints, events and results
+    are copied from a folder of this machine. A URL does not keep two machines from running one job at a time.
+    """
 
     @model_validator(mode="after")
     def _check_combinations(self) -> "TrainConfig":
@@ -238,7 +245,18 @@ class TrainConfig(Part):
 
     @property
     def run_dir(self) -> Path:
-        return self.output / self.name
+        """Where this machine keeps the run."""
+        return (self.output if isinstance(self.output, Path) else _scratch(self.output)) / self.name
+
+    @property
+    def store_url(self) -> str | None:
+        """Where the run is copied to, if `output` is a URL."""
+        return None if isinstance(self.output, Path) else f"{self.output.rstrip('/')}/{self.name}"
+
+
+def _scratch(url: str) -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "consortium" / hashlib.sha256(url.encode()).hexdigest()[:16]
 
 
 def read_config(path: Path) -> TrainConfig:

@@ -7,6 +7,7 @@ least; `gradient_clipping` is 1.0 unless given; accumulation must not divide the
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -129,8 +130,11 @@ class Engine:
             dist_init_required=False,
         )
         self.stage: Literal[1, 2, 3] = self._engine.zero_optimization_stage()
+        self.alive_at = time.monotonic()
+        """When it was last called"""
 
     def __call__(self, batch: Batch, **options: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        self.alive_at = time.monotonic()
         return self._engine(batch, **options)
 
     def train(self, mode: bool = True) -> None:

@@ -5,6 +5,7 @@
     ├── DataError(ValueError)         2   rows, columns, labels
     ├── ModelError(ValueError)        2   weights, tokenizer, adapter targets
     ├── RunBusyError(RuntimeError)    2   another live run holds the run directory
+    ├── Interrupted(RuntimeError)      130 Ctrl-C
     ├── NonFiniteLoss(ArithmeticError) 1  NaN or infinite loss, with the samples it came from
     └── CheckpointError(OSError)      1   a checkpoint could not be written or read
 
@@ -50,6 +51,12 @@ class RunBusyError(TrainersError, RuntimeError):
     """Another live process holds the run directory."""
 
     exit_code = 2
+
+
+class Interrupted(TrainersError, RuntimeError):
+    """The user ended a run; it can be continued."""
+
+    exit_code = 130
 
 
 class NonFiniteLoss(TrainersError, ArithmeticError):

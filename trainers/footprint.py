@@ -6,13 +6,12 @@ the bytes of all tensors that live are counted; the difference of the two is a b
 
 import contextlib
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -26,8 +25,11 @@ Device = Literal["cuda", "cpu"]
 
 _PLAIN_ROW = 512
 """Tokens up to which a CPU computes attention with the plain kernel, which keeps every score (trainers.cpu)."""
-_TIMES = (2, 8)
-"""Rows, or chunks of logits, of the two runs through which a line is laid: what grows with them, and what does not."""
+_FEW, _MANY = 2, 8
+"""Rows, or chunks of logits, of the two runs through which a line is laid: what grows with them, and what does not.
+
+A single row is a case of its own: torch spares copies where there is nothing to spread over rows.
+"""
 
 
 def measure(config: TrainConfig, device: Device) -> Footprint | None:
@@ -48,16 +50,16 @@ def _measure(config: TrainConfig, device: Device) -> Footprint:
     one, two = Cut(config, 1), Cut(config, 2)
     dense = config.model.attention != "flash_attention_2"
     plain = device == "cpu" and row <= _PLAIN_ROW
-    options = {"row": row, "dense": dense, "plain": plain}
-    kept, kept_two = one.run(rows=1, **options)[0], two.run(rows=1, **options)[0]
-    backward, backward_fixed = _line([two.run(rows=rows, **options)[1] for rows in _TIMES])
+    options: dict[str, Any] = {"row": row, "dense": dense, "plain": plain}
+    kept, kept_two = (cut.run(rows=_FEW, **options)[0] // _FEW for cut in (one, two))
+    backward, backward_fixed = _line([two.run(rows=rows, **options)[1] for rows in (_FEW, _MANY)])
     chunk = logits_chunk(one.base.config.get_text_config().vocab_size)
-    logits, logits_fixed = _line([one.run_head(count * chunk) for count in _TIMES]) if config.task != "classify" else (0.0, 0.0)
+    logits, logits_fixed = _line([one.run_head(count * chunk) for count in (_FEW, _MANY)]) if config.task != "classify" else (0.0, 0.0)
     for cut in (one, two):
         if cut.base.supports_gradient_checkpointing:
             cut.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    inputs, inputs_two = one.run(rows=1, **options)[0], two.run(rows=1, **options)[0]
-    recomputed, recomputed_fixed = _line([two.run(rows=rows, **options)[1] for rows in _TIMES])
+    inputs, inputs_two = (cut.run(rows=_FEW, **options)[0] // _FEW for cut in (one, two))
+    recomputed, recomputed_fixed = _line([two.run(rows=rows, **options)[1] for rows in (_FEW, _MANY)])
 
     def whole(of_one: int, of_two: int) -> int:
         return of_one + (layers - 1) * (of_two - of_one)
@@ -103,8 +105,8 @@ class Cut:
         self.base = on_meta(config.model, config.task, layers=blocks)
         self.linear = [m.weight.numel() for block in decoder_blocks(self.base) for m in block.modules() if isinstance(m, nn.Linear)]
         self.base_parameters = sum(p.numel() for p in self.base.parameters())
-        with torch.device("meta"):
-            self.module = add_adapters(self.base, config.method, config.task, quantized=False)
+        with torch.device("meta"):  # where PEFT leaves adapters in float32, as it does beside quantised weights
+            self.module = add_adapters(self.base, config.method, config.task, quantized=True)
         if config.zero.stage != 3 and not config.train.compile:
             fuse_updates(self.module)
         self.module.train()
@@ -123,8 +125,11 @@ class Cut:
         body = getattr(self.base, self.base.base_model_prefix)
         ids = torch.zeros(rows, row, dtype=torch.long, device="meta")
         mask = torch.ones(rows, 1, row, row, dtype=torch.bool, device="meta") if dense else None
-        with contextlib.nullcontext() if plain else _FusedAttention(), Living(self.module) as living:
-            hidden = body(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        inputs = {"input_ids": ids, "attention_mask": mask} | (
+            {"position_ids": ids} if self.head else {}
+        )  # as trainers.objectives passes them
+        with contextlib.nullcontext() if plain else _fused_attention(), Living(self.module) as living:
+            hidden = body(**inputs, use_cache=False).last_hidden_state
             kept = living.bytes
             hidden.backward(torch.empty_like(hidden))
         return kept, living.height - kept
@@ -168,15 +173,22 @@ class Living(TorchDispatchMode):
         self.bytes -= size
 
 
-class _FusedAttention(TorchFunctionMode):
-    """Attention as the fused kernels keep it: no scores. Models that compute attention themselves are left as they are."""
+@contextlib.contextmanager
+def _fused_attention() -> Iterator[None]:
+    """Attention as the fused kernels keep it: no scores. Models that compute attention themselves are left as they are.
 
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if function is not F.scaled_dot_product_attention:
-            return function(*args, **kwargs)
-        query, key, value = (*args, *(kwargs[name] for name in ("query", "key", "value")[len(args) :]))[:3]
+    torch's function is replaced, as a mode would not hold in what a backward pass computes again.
+    """
+
+    def fused(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         return _Fused.apply(query, key, value)
+
+    before = F.scaled_dot_product_attention
+    F.scaled_dot_product_attention = fused
+    try:
+        yield
+    finally:
+        F.scaled_dot_product_attention = before
 
 
 class _Fused(torch.autograd.Function):
@@ -200,6 +212,6 @@ def _drop_gradient(parameter: torch.Tensor) -> None:
 
 
 def _line(heights: Sequence[int]) -> tuple[float, float]:
-    """Bytes for each row or chunk, and those besides, from heights at _TIMES."""
-    slope = (heights[1] - heights[0]) / (_TIMES[1] - _TIMES[0])
-    return slope, heights[0] - slope * _TIMES[0]
+    """Bytes for each row or chunk, and those besides, from heights at _FEW and _MANY."""
+    slope = (heights[1] - heights[0]) / (_MANY - _FEW)
+    return slope, heights[0] - slope * _FEW

@@ -1,8 +1,9 @@
 """The training loop: `fit` and `train_step`. Set-up is in trainers.worker, everything a step needs is in `Run`."""
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from trainers.errors import NonFiniteLoss, RunBusyError
 from trainers.events import EventLog
 from trainers.lease import Lease
 from trainers.metrics import classification_metrics, perplexity
+from trainers.notice import Notice
 from trainers.world import World
 
 _DIVERGED = 3
@@ -51,10 +53,21 @@ class Run:
     log: EventLog
     checkpoints: Path
     lease: Lease
+    notice: Notice
 
     @property
     def classify(self) -> bool:
         return self.config.task == "classify"
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step did."""
+
+    tokens: int
+    """Of its global batch, padding not counted"""
+    ask: bool
+    """A worker wants all to ask whether a machine is leaving"""
 
 
 @dataclass
@@ -82,27 +95,25 @@ def fit(run: Run, progress: Progress) -> Progress:
     """
     started, trained = time.perf_counter(), 0
     run.engine.train()  # a model comes from its directory in evaluation, without dropout
-    with ThreadPoolExecutor(1, "batches") as ahead:
-        upcoming = ahead.submit(step_work, run, progress.step)
+    with contextlib.closing(works(run, progress.step)) as upcoming:
         while progress.step < run.sampler.steps and not _exhausted(run, progress):
-            work = upcoming.result()
-            upcoming = ahead.submit(step_work, run, progress.step + 1)
-            trained += train_step(run, progress.step, work)
+            done = train_step(run, progress.step, next(upcoming))
+            trained += done.tokens
             progress.step += 1
+            leaving = done.ask and run.notice.heard()
             last = progress.step == run.sampler.steps
             better = False
             if len(run.validation) and (last or progress.step % run.eval_every == 0):
                 better = _evaluate_and_judge(run, progress)
-            if last or better or progress.step % run.save_every == 0 or _exhausted(run, progress):
+            if last or better or progress.step % run.save_every == 0 or _exhausted(run, progress) or leaving:
                 _save(run, progress)
-        upcoming.cancel()
     seconds = time.perf_counter() - started
     run.log.emit("trained", step=progress.step, seconds=round(seconds, 2), tokens_per_second=round(trained / seconds, 1))
     return progress
 
 
-def train_step(run: Run, step: int, work: StepWork) -> int:
-    """One optimizer step over a global batch; its tokens, padding not counted.
+def train_step(run: Run, step: int, work: StepWork) -> Step:
+    """One optimizer step over a global batch.
 
     The loss is the sum over all loss tokens of the batch divided by their number, whatever the number of workers and passes.
     """
@@ -113,7 +124,7 @@ def train_step(run: Run, step: int, work: StepWork) -> int:
         summed, _ = run.engine(micro.batch.to(run.world.device))
         run.engine.backward(summed / work.targets)
         total += summed.detach()
-    loss, lost = run.world.sum(float(total), float(run.lease.lost))
+    loss, lost, asked = run.world.sum(float(total), float(run.lease.lost), float(run.notice.is_due))
     if lost:
         raise RunBusyError("another run has taken over the run directory", "this one ends without another write to it")
     loss /= work.targets
@@ -126,7 +137,20 @@ def train_step(run: Run, step: int, work: StepWork) -> int:
             f"the gradient norm became {norm} at step {step + 1}", "lower train.learning_rate; the last checkpoint is intact"
         )
     _report_step(run, step, work, loss=loss, rate=rate, norm=norm, seconds=time.perf_counter() - began)
-    return work.tokens
+    return Step(work.tokens, ask=asked > 0)
+
+
+def works(run: Run, step: int) -> Generator[StepWork]:
+    """This worker's share of each step from `step` on; while one is computed, a thread makes the next."""
+    with ThreadPoolExecutor(1, "batches") as ahead:
+        upcoming = ahead.submit(step_work, run, step)
+        try:
+            while True:
+                work, step = upcoming.result(), step + 1
+                upcoming = ahead.submit(step_work, run, step)
+                yield work
+        finally:
+            upcoming.cancel()
 
 
 def step_work(run: Run, step: int) -> StepWork:

@@ -50,7 +50,8 @@ def fuse_updates(model: nn.Module) -> int:
 
     Not for ZeRO-3, whose hooks gather A and B only when they are called as modules.
     """
-    layers: list[Any] = [layer for layer in model.modules() if type(getattr(layer, "base_layer", None)) in _LINEAR]
+    adapted = [layer for layer in model.modules() if isinstance(getattr(layer, "lora_A", None), nn.ModuleDict)]
+    layers: list[Any] = [layer for layer in adapted if type(getattr(layer, "base_layer", None)) in _LINEAR]
     for layer in layers:
         layer.forward = partial(_forward, layer, layer.forward)
     return len(layers)

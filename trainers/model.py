@@ -117,28 +117,36 @@ def _cut(config: PretrainedConfig, layers: int) -> None:
 
 
 def load_base(
-    model: ModelConfig, task: Task, tokenizer: PreTrainedTokenizerBase, *, labels: list[str], device: torch.device, seed: int
+    model: ModelConfig, task: Task, tokenizer: PreTrainedTokenizerBase | None, *, labels: list[str], device: torch.device, seed: int
 ) -> Any:
-    """The Hugging Face model with its vocabulary extended and its classes named. `model.dtype` must be resolved. Raises ModelError."""
+    """The Hugging Face model with its vocabulary extended and its classes named. `model.dtype` must be resolved.
+
+    Without a tokenizer the vocabulary stays as it is. Raises ModelError.
+    """
     auto = AutoModelForSequenceClassification if task == "classify" else AutoModelForCausalLM
     options: dict[str, Any] = {"dtype": DTYPES[model.dtype], "trust_remote_code": model.trust_remote_code}
     if model.attention != "auto":
         options["attn_implementation"] = model.attention
-    if task == "classify":
+    if task == "classify" and not model.shape:
         options |= _class_names(load_model_config(model), labels)
+    if model.quantization != "none":
+        options |= {"quantization_config": _quantization(model), "device_map": {"": device}}
     torch.manual_seed(seed)
-    if model.from_scratch or model.shape:
+    if model.from_scratch:
         base, missing = auto.from_config(load_model_config(model), **options), []
+    elif model.shape:
+        base, missing = _random_model(auto, load_model_config(model), options), []
     else:
-        if model.quantization != "none":
-            options |= {"quantization_config": _quantization(model), "device_map": {"": device}}
         with _hub_errors(model, "model"):
             base, loading = auto.from_pretrained(model.path, use_safetensors=True, output_loading_info=True, **options)
         missing = sorted(loading["missing_keys"])
     base.new_layers = _new_layers(base, missing, model, task)
     _keep_weights_trainable_through(base)
-    base.new_tokens = _fit_vocabulary(base, tokenizer, pieces_of=_pieces(model, tokenizer))
-    base.config.pad_token_id = tokenizer.pad_token_id
+    base.new_tokens = [] if tokenizer is None else _fit_vocabulary(base, tokenizer, pieces_of=_pieces(model, tokenizer))
+    if tokenizer is not None:
+        base.config.pad_token_id = tokenizer.pad_token_id
+    elif base.config.pad_token_id is None:
+        base.config.pad_token_id = 0
     torch.manual_seed(seed)  # adapters begin the same however many numbers it took to make the base
     return base
 
@@ -259,6 +267,23 @@ def _class_names(shape: PretrainedConfig, labels: list[str]) -> dict[str, Any]:
         "id2label": dict(enumerate(labels)),
         "label2id": {label: index for index, label in enumerate(labels)},
     }
+
+
+def _random_model(auto: Any, config: PretrainedConfig, options: Mapping[str, Any]) -> Any:
+    """A model of this shape on the way that read weights take: they are quantised and sharded as they come.
+
+    All matrices are views of one array of random numbers as large as the largest of them, so that any shape is made fast and in little
+    memory. It is float16, which is no precision of a model here: each weight is converted and thereby becomes a copy of its own.
+    """
+    kind = auto._model_mapping[type(config)]
+    with torch.device("meta"):
+        empty = dict(kind(config).named_parameters())
+    numbers = (0.02 * torch.randn(max(parameter.numel() for parameter in empty.values()))).half()
+    weights = {
+        name: numbers[: parameter.numel()].view(parameter.shape) if parameter.dim() > 1 else torch.ones(parameter.shape).half()
+        for name, parameter in empty.items()
+    }
+    return kind.from_pretrained(None, config=config, state_dict=weights, **options)
 
 
 def _quantization(model: ModelConfig) -> BitsAndBytesConfig:

@@ -128,14 +128,14 @@ def write_report(run_dir: Path) -> dict[str, Any]:
         raise DataError(f"{path}: expected a resolved job in JSON ({error})", "restore it, or start anew") from error
     report = build_report(config, read_events(run_dir / "events.jsonl"))
     text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
-    _write_atomically(run_dir / "report.json", text + "\n")
-    _write_atomically(run_dir / "report.html", render_html(report))
+    write_atomically(run_dir / "report.json", text + "\n")
+    write_atomically(run_dir / "report.html", render_html(report))
     return report
 
 
 def render_html(report: Mapping[str, Any]) -> str:
     """The report as one page that needs nothing else and can be printed."""
-    template = _templates(escape=True).get_template("report.html.j2")
+    template = templates(escape=True).get_template("report.html.j2")
     return template.render(
         report=report,
         headline=_headline(report),
@@ -156,7 +156,7 @@ def write_model_card(folder: Path, report: Mapping[str, Any], *, base_model: str
     """
     if library not in get_args(Library):
         raise DataError(f"library: expected peft or transformers, got {library!r}", "peft loads adapters")
-    template = _templates(escape=False).get_template("model_card.md.j2")
+    template = templates(escape=False).get_template("model_card.md.j2")
     text = template.render(
         report=report,
         base_model=base_model,
@@ -167,7 +167,7 @@ def write_model_card(folder: Path, report: Mapping[str, Any], *, base_model: str
         auto_class="AutoModelForSequenceClassification" if report["task"] == "classify" else "AutoModelForCausalLM",
         labels=report["metrics"].get("labels", []),
     )
-    _write_atomically(folder / "README.md", text)
+    write_atomically(folder / "README.md", text)
 
 
 # From events to facts
@@ -266,7 +266,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
     """A reader sees the old file or the new one, never half of one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")
@@ -279,12 +279,12 @@ def _write_atomically(path: Path, text: str) -> None:
 def _headline(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The four to six numbers at the top of the page."""
     metrics = report["metrics"]
-    scores = [(_words(name), _number(metrics[name])) for name in HEADLINE_METRICS if metrics.get(name) is not None][:2]
+    scores = [(_words(name), number(metrics[name])) for name in HEADLINE_METRICS if metrics.get(name) is not None][:2]
     facts = [
-        ("steps", _number(report["steps"])),
+        ("steps", number(report["steps"])),
         ("wall time", _duration(report["seconds"])),
-        ("tokens a second", _number(report["tokens_per_second"])),
-        ("peak memory", _size(report["peak_memory_bytes"])),
+        ("tokens a second", number(report["tokens_per_second"])),
+        ("peak memory", size(report["peak_memory_bytes"])),
     ]
     return [*scores, *facts]
 
@@ -344,24 +344,27 @@ def _base_name(path: str) -> str:
     return PureWindowsPath(path).name  # takes both kinds of slash
 
 
-def _templates(*, escape: bool) -> "Environment":
-    """Escaping is off for Markdown only, whose template puts every name through `cell` or `quoted`."""
+def templates(*folders: Path, escape: bool) -> "Environment":
+    """The templates beside this file and in `folders`, with filters for numbers and sizes.
+
+    Escaping is off for Markdown only, whose template puts every name through `cell` or `quoted`.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader([Path(__file__).parent, *folders]),
         autoescape=escape,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    for function in (_number, _exact, _words, _score, _size, _duration, _base_name, _cell, _quoted):
+    for function in (number, _exact, _words, _score, size, _duration, _base_name, _cell, _quoted):
         templates.filters[function.__name__.removeprefix("_")] = function
     return templates
 
 
-def _number(value: Any) -> str:
+def number(value: Any) -> str:
     """A value for people: thousands apart, about four digits, a dash for what is not known."""
     match value:
         case None:
@@ -378,7 +381,7 @@ def _number(value: Any) -> str:
                 return f"{value:.2f}"
             return f"{value:.4f}" if size >= 0.001 else f"{value:g}" if size == 0 else f"{value:.2e}"
         case list() | tuple():
-            return ", ".join(_number(entry) for entry in value) or "none"
+            return ", ".join(number(entry) for entry in value) or "none"
         case _:
             return str(value)
 
@@ -398,7 +401,7 @@ def _score(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def _size(count: int | None) -> str:
+def size(count: int | None) -> str:
     if count is None:
         return "–"
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
@@ -414,7 +417,7 @@ def _duration(seconds: float) -> str:
 
 def _cell(value: Any) -> str:
     """Text that stays within its cell of a Markdown table, and is no markup."""
-    return re.sub(r"([\\`*|<>\[\]&~]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(_number(value).split()))
+    return re.sub(r"([\\`*|<>\[\]&~]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(number(value).split()))
 
 
 def _quoted(value: Any) -> str:

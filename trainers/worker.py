@@ -5,7 +5,7 @@ import resource
 import shutil
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,18 +31,28 @@ from trainers.lease import Lease
 from trainers.loop import Run, evaluate, fit
 from trainers.lora import fuse_updates
 from trainers.model import Loaded, add_adapters, decoder_blocks, load_base, load_tokenizer, save_trained, shape_of
+from trainers.notice import Notice
 from trainers.report import read_events, write_model_card, write_report
 from trainers.schedule import learning_rate_schedule
+from trainers.watchdog import watching
 from trainers.world import World
 
 _OTHER_DATA = "put the files back as they were, or give the run another name"
 _PACKAGES = ("consortium", "torch", "deepspeed", "ray", "transformers", "peft", "bitsandbytes", "datasets", "safetensors")
 
 
-def train(run_dir: Path, *, run_id: str, choices: Sequence[Choice] = (), listeners: Sequence[Listener] = ()) -> None:
+def train(
+    run_dir: Path,
+    *,
+    run_id: str,
+    choices: Sequence[Choice] = (),
+    listeners: Sequence[Listener] = (),
+    leaving: Callable[[], bool] = lambda: False,
+) -> None:
     """Train the job of `run_dir/config.json`, from its newest whole checkpoint if there is one.
 
-    `choices` are those the launcher has made, for the record. All ranks call it. Rank 0 holds the lease and writes events, checkpoints,
+    `choices` are those the launcher has made, for the record. `leaving` says whether this worker's machine is about to be taken away; all
+    workers ask at the same steps. All ranks call it. Rank 0 holds the lease and writes events, checkpoints,
     the model and the report. Raises TrainersError for what trying again would not mend; the report then says why the run ended.
     """
     quiet()
@@ -54,7 +64,7 @@ def train(run_dir: Path, *, run_id: str, choices: Sequence[Choice] = (), listene
     try:
         log = _open_log(config, run_dir, world, listeners)
         try:
-            _train(config, run_dir, world, log, lease, list(choices))
+            _train(config, run_dir, world, log, lease, list(choices), leaving)
         except TrainersError as error:
             if world.is_main and not isinstance(error, RunBusyError):  # whoever holds the directory now writes it
                 with contextlib.suppress(OSError):  # a full disk may be the very reason
@@ -84,13 +94,45 @@ def _record_failure(run_dir: Path, log: EventLog, error: TrainersError) -> None:
     write_report(run_dir)
 
 
-def _train(config: TrainConfig, run_dir: Path, world: World, log: EventLog, lease: Lease, choices: list[Choice]) -> None:
+def _train(
+    config: TrainConfig,
+    run_dir: Path,
+    world: World,
+    log: EventLog,
+    lease: Lease,
+    choices: list[Choice],
+    leaving: Callable[[], bool],
+) -> None:
     tokenizer = load_tokenizer(config.model)
     shape = shape_of(config.model, config.task)
-    hardware = _hardware(world)
-    config, chosen_here = resolve(config, hardware, shape, partial(measure, device=hardware.device))
-    summary, train_data, validation = _prepare_data(config, tokenizer, run_dir, world)
-    loaded = _load_model(config, tokenizer, [train_data, validation], world)
+    config, chosen_here = decide(config, shape, world)
+    summary, *data = _prepare_data(config, tokenizer, run_dir, world)
+    run, loaded, chosen_with_model = build(config, shape, tokenizer, data, run_dir, world, log, lease)
+    run.notice = Notice(leaving, world)
+    progress = _resume(run, run_dir, summary)
+    choices = [*choices, *chosen_here, *chosen_with_model]
+    log.emit("start", step=progress.step, steps=run.sampler.steps, **_start_facts(run, summary, shape, choices))
+    with fast_products(longest=int(run.train.lengths.max())), _watched(run):
+        fit(run, progress)
+        _finish(run, loaded, run_dir, progress)
+
+
+def build(
+    config: TrainConfig,
+    shape: Shape,
+    tokenizer: PreTrainedTokenizerBase | None,
+    data: list[Prepared],
+    run_dir: Path,
+    world: World,
+    log: EventLog,
+    lease: Lease,
+) -> tuple[Run, Loaded, list[Choice]]:
+    """Model, engine and all else the loop needs, from a resolved configuration; the model; what was chosen on the way.
+
+    `data` are the rows to train on and those to validate on. The tokenizer is None where no text is read or written: in a benchmark.
+    """
+    train_data, validation = data
+    loaded = _load_model(config, tokenizer, data, world)
     engine = Engine(_objective(config, loaded), config, world)
     config, packing_choices = _decide_packing(config, engine, world)
     sampler = Sampler(
@@ -115,19 +157,22 @@ def _train(config: TrainConfig, run_dir: Path, world: World, log: EventLog, leas
         save_every=save_every,
         packing=config.data.packing is True,
         attention_width=0 if config.model.attention == "flash_attention_2" else shape.hidden_size,
-        pad_id=tokenizer.pad_token_id or 0,
+        pad_id=loaded.base.config.pad_token_id or 0,
         flops_per_token=_flops_per_token(config, shape, engine, train_data),
         peak_flops=flops.peak_flops(world.device),
         log=log,
         checkpoints=run_dir / "checkpoints",
         lease=lease,
+        notice=Notice(lambda: False, world),
     )
-    progress = _resume(run, run_dir, summary)
-    choices = [*choices, *chosen_here, *packing_choices, *interval_choices]
-    log.emit("start", step=progress.step, steps=sampler.steps, **_start_facts(run, summary, shape, choices))
-    with fast_products(longest=int(train_data.lengths.max())):
-        fit(run, progress)
-        _finish(run, loaded, run_dir, progress)
+    return run, loaded, [*packing_choices, *interval_choices]
+
+
+def _watched(run: Run) -> contextlib.AbstractContextManager[None]:
+    def report(message: str) -> None:
+        run.log.emit("warning", step=None, message=message)
+
+    return watching(lambda: run.engine.alive_at, limit=run.config.train.hang_after, report=report)
 
 
 def _prepare_data(
@@ -142,7 +187,7 @@ def _prepare_data(
     return summary, train_data, validation
 
 
-def _load_model(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, data: list[Prepared], world: World) -> Loaded:
+def _load_model(config: TrainConfig, tokenizer: PreTrainedTokenizerBase | None, data: list[Prepared], world: World) -> Loaded:
     """The model with its adapters; for classify the data is told the order of the head's classes."""
     with sharded_loading(config, world_size=world.size):
         base = load_base(config.model, config.task, tokenizer, labels=data[0].labels, device=world.device, seed=config.train.seed)
@@ -179,7 +224,7 @@ def _finish(run: Run, loaded: Loaded, run_dir: Path, progress: Progress) -> None
     folder = run_dir / ("adapter" if loaded.is_adapter else "model")
     tensors = _whole_tensors(loaded, run.engine, run.world)
     run.world.on_main(lambda: _export(loaded, tensors, folder, run.train.labels))
-    peak = max(run.world.gather(_peak_memory(run.world)))
+    peak = max(run.world.gather(peak_memory(run.world)))
     if not run.world.is_main:
         return
     speeds = [e for e in read_events(run_dir / "events.jsonl") if e["event"] == "step"]
@@ -312,14 +357,13 @@ def _start_facts(run: Run, summary: Summary, shape: Shape, choices: list[Choice]
     config, world, engine = run.config, run.world, run.engine
     quantized = config.model.quantization
     method = config.method.type if quantized == "none" else f"q{config.method.type}-{quantized}"
-    device = torch.cuda.get_device_name() if world.device.type == "cuda" else f"cpu ({torch.get_num_threads()} threads a worker)"
     trainable = sum(getattr(p, "ds_numel", p.numel()) for p in engine.names.values())
     return {
         "workers": world.size,
         "zero_stage": engine.stage,
         "method": method,
-        "device": device,
-        "versions": _versions(),
+        "device": device_name(world),
+        "versions": versions(),
         "data": {"train_rows": summary.train_rows, "validation_rows": summary.validation_rows, "files": summary.files,
                  "labels": len(summary.labels), "truncated": summary.truncated, "bad_rows_skipped": summary.bad},
         "parameters": {"total": shape.parameters + trainable if config.method.type == "lora" else trainable, "trainable": trainable},
@@ -341,20 +385,31 @@ def _flops_per_token(config: TrainConfig, shape: Shape, engine: Engine, data: Pr
     )
 
 
+def device_name(world: World) -> str:
+    return torch.cuda.get_device_name() if world.device.type == "cuda" else f"cpu ({torch.get_num_threads()} threads a worker)"
+
+
+def decide(config: TrainConfig, shape: Shape, world: World) -> tuple[TrainConfig, list[Choice]]:
+    """Every `auto` that can be decided before the model is loaded, for this worker's device."""
+    hardware = _hardware(world)
+    return resolve(config, hardware, shape, partial(measure, device=hardware.device))
+
+
 def _hardware(world: World) -> Hardware:
     if world.device.type == "cuda":
         return Hardware("cuda", world.size, torch.cuda.get_device_properties(world.device).total_memory)
     return Hardware("cpu", world.size)
 
 
-def _peak_memory(world: World) -> int:
+def peak_memory(world: World) -> int:
     """Bytes: allocated on the GPU, or resident of the process on a CPU."""
     if world.device.type == "cuda":
         return torch.cuda.max_memory_allocated(world.device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that decide what a run computes."""
     found = {}
     for package in _PACKAGES:
         try:

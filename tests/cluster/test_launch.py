@@ -43,7 +43,7 @@ class Recorder:
 
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
-    with connected(None, workers=2, cpus=1):
+    with connected(None, cpus=2):
         yield
 
 
@@ -174,5 +174,5 @@ def test_a_cluster_that_can_never_provide_the_workers_is_an_error_not_a_hang(
 def test_no_cluster_at_the_address_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     if ray.is_initialized():
         ray.shutdown()
-    with pytest.raises(ClusterUnreachable, match=r"cannot connect to Ray at 127\.0\.0\.1:1"), connected("127.0.0.1:1", workers=1, cpus=1):
+    with pytest.raises(ClusterUnreachable, match=r"cannot connect to Ray at 127\.0\.0\.1:1"), connected("127.0.0.1:1", cpus=1):
         pass

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,20 @@ def test_help_imports_nothing_heavy() -> None:
 def test_train_prints_what_was_chosen_with_its_reason_and_the_result(run_dir: Path) -> None:
     report = json.loads((run_dir / "report.json").read_text())
     assert report["status"] == "finished" and any(choice["field"] == "zero.stage" and choice["reason"] for choice in report["choices"])
+
+
+def test_an_interrupted_run_says_how_to_go_on(llama_dir: Path, data: DemoData, tmp_path: Path) -> None:
+    job = _write_job(tmp_path, llama_dir, data)
+    command = [sys.executable, "-m", "consortium", "train", str(job), "--set", "train.max_steps=5000"]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=helpers.REPOSITORY)
+    events, deadline = tmp_path / "runs" / "job" / "events.jsonl", time.monotonic() + 120
+    while not (events.exists() and '"step"' in events.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+    running.send_signal(signal.SIGINT)
+
+    assert "hint: consortium resume" in running.communicate(timeout=60)[1]
+    assert running.returncode == 130
 
 
 def test_training_again_under_the_same_name_is_refused(run_dir: Path) -> None:

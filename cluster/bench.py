@@ -1,0 +1,372 @@
+"""A benchmark: one job over a grid of methods, ZeRO stages, lengths and numbers of workers. The grid, running a point, what is made of it.
+
+Weak scaling: every worker computes the same number of tokens a step, whatever their number. Each point runs in worker processes of its
+own, so that its peak of memory is its own, through the same launch as training.
+"""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import ray
+
+from cluster.errors import ClusterTooSmall
+from cluster.job import JobSpec, check_paths, load_job, read_values, write_job
+from cluster.launch import connected, place_workers, run_workers
+from trainers.config import LoraMethod, validate
+from trainers.errors import ConfigError
+from trainers.report import write_atomically
+
+Method = Literal["full", "lora", "nf4", "int8"]
+METHODS: tuple[Method, ...] = get_args(Method)
+SCHEMA = 1
+RESULTS = "bench.json"
+FORMULAS = {
+    "tokens a second": "tokens of the timed steps, padding there is none, over their time; a step takes as long as its slowest worker",
+    "efficiency": "tokens a second of a worker over those with the fewest workers of the same method, stage and length",
+    "MFU": "tokens a second of a worker × model FLOPs a token / the GPU's dense bf16 peak; a dash where the peak is not known",
+    "communication": "share of a step during which a collective operation runs, waiting for others included, overlapped or not",
+    "data": "share of a step spent waiting for its batch",
+    "memory": "peak of one worker: allocated on the GPU, or resident of the process on a CPU",
+    "cost": "price of a worker for an hour × workers / tokens an hour, for a million tokens",
+    "projected": "computing takes as long as on the most workers measured, communication as a ring all-reduce: (n - 1) / n; "
+    "memory is a + b / n through the fewest and the most workers measured. Not measured, and blind to a slower network between machines",
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """What is measured. `stage` and `length` are "auto" where the job leaves them to the worker."""
+
+    method: Method
+    stage: int | str
+    length: int | str
+    workers: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}-zero{self.stage}-length{self.length}-workers{self.workers}"
+
+    @property
+    def series(self) -> tuple[str, str, str]:
+        """Points that differ in nothing but their workers."""
+        return self.method, str(self.stage), str(self.length)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of a point: measured, failed for a reason, or projected. Speeds are tokens a second, times seconds, shares of a step."""
+
+    point: Point
+    status: Literal["measured", "failed", "projected"]
+    reason: str | None = None
+    tokens_per_second: float | None = None
+    tokens_per_second_per_worker: float | None = None
+    efficiency: float | None = None
+    step_seconds: dict[str, float] | None = None
+    """p5, median and p95"""
+    tokens_per_step: int | None = None
+    flops_per_token: float | None = None
+    mfu: float | None = None
+    communication_share: float | None = None
+    data_share: float | None = None
+    peak_memory_bytes: int | None = None
+    cost_per_million_tokens: float | None = None
+    found: dict[str, Any] | None = None
+    """All that the workers reported"""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self.point), **{f.name: getattr(self, f.name) for f in fields(self) if f.name != "point"}}
+
+
+def load_bench_job(path: Path, overrides: Sequence[str] = ()) -> JobSpec:
+    """A job file, which may lack the `data` and `task` that are not needed here. Raises ConfigError."""
+    values = read_values(path, overrides)
+    missing = [f"{name}={value}" for name, value in {"data": "generated", "task": "sft"}.items() if name not in values]
+    return load_job(path, [*overrides, *missing])
+
+
+def method_of(job: JobSpec) -> Method:
+    if job.method.type == "full":
+        return "full"
+    return "lora" if job.model.quantization == "none" else job.model.quantization
+
+
+def make_grid(
+    job: JobSpec, workers: Sequence[int], methods: Sequence[Method] = (), stages: Sequence[int] = (), lengths: Sequence[int] = ()
+) -> list[Point]:
+    """The product of the lists, workers fastest; an empty one takes the job's value."""
+    return [
+        Point(method, stage, length, count)
+        for method in methods or [method_of(job)]
+        for stage in stages or [job.zero.stage]
+        for length in lengths or [job.data.max_length]
+        for count in sorted(set(workers))
+    ]
+
+
+def job_at(job: JobSpec, point: Point, output: Path) -> JobSpec:
+    """The job at a point, its run directory in `output`. Raises ConfigError where the point and the rest of the job exclude each other."""
+    values = job.model_dump()
+    if point.method != method_of(job):
+        adapter = job.method if job.method.type == "lora" else LoraMethod()
+        values["method"] = {"type": "full"} if point.method == "full" else adapter.model_dump()
+        values["model"]["quantization"] = point.method if point.method in ("nf4", "int8") else "none"
+    values["zero"]["stage"] = point.stage
+    values["data"]["max_length"] = point.length
+    values["cluster"] |= {"workers": point.workers, "max_failures": 0}
+    values |= {"output": output, "name": point.name}
+    return validate(JobSpec, values, source=point.name)
+
+
+def run_points(
+    job: JobSpec,
+    output: Path,
+    *,
+    workers: Sequence[int],
+    methods: Sequence[Method] = (),
+    stages: Sequence[int] = (),
+    lengths: Sequence[int] = (),
+    steps: int,
+) -> Iterator[Record]:
+    """Measure point after point on one cluster. No `workers`: as many as the job takes there.
+
+    A point that fails is a record with its reason. Raises ConfigError, ModelError, ClusterUnreachable, and ClusterTooSmall where no point
+    fits the cluster, all before anything is measured.
+    """
+    if job.cluster.address is None:
+        check_paths(job.model_copy(update={"data": job.data.model_copy(update={"train": [], "validation": []})}))
+    for point in make_grid(job, workers or [1], methods, stages, lengths):
+        job_at(job, point, output)
+    with connected(job.cluster.address, cpus=job.cluster.cpus_per_worker):
+        resources = ray.cluster_resources()
+        if not workers:
+            workers = [place_workers(job, resources)[0].cluster.most]
+        points = make_grid(job, workers, methods, stages, lengths)
+        place_workers(job_at(job, points[0], output), resources)  # of each series the smallest comes first
+        for point in points:
+            yield _run_point(job_at(job, point, output), point, resources, steps)
+
+
+def _run_point(job: JobSpec, point: Point, resources: Mapping[str, float], steps: int) -> Record:
+    try:
+        job, _ = place_workers(job, resources)
+    except ClusterTooSmall as error:
+        return Record(point, "failed", error.message)
+    folder = write_job(job)
+    error = run_workers(job, folder, _work, {"folder": str(folder), "steps": steps})
+    shutil.rmtree(folder / "ray", ignore_errors=True)
+    if (folder / "result.json").exists():
+        return make_record(point, json.loads((folder / "result.json").read_text()))
+    told = (folder / "reason.txt").read_text() if (folder / "reason.txt").exists() else _in_one_line(error)
+    return Record(point, "failed", told)
+
+
+def _work(settings: dict[str, Any]) -> None:
+    """What Ray runs in each worker."""
+    from trainers.bench import measure
+
+    measure(Path(settings["folder"]), steps=settings["steps"])
+
+
+def _in_one_line(error: BaseException | None) -> str:
+    """Of workers that could not say themselves why they ended."""
+    text = str(error)
+    if "OutOfMemoryError" in text or "SYSTEM_ERROR" in text or "ActorDiedError" in text:
+        return "a worker was ended by the system, as happens when a machine runs out of memory"
+    lines = text.strip().splitlines()
+    return lines[-1] if lines else "the workers ended without a result"
+
+
+def make_record(point: Point, found: dict[str, Any]) -> Record:
+    """A point's record from what its workers reported (`trainers.bench.measure`); efficiency and cost need more than that."""
+    times = found["step_seconds"]
+    speed = found["tokens_per_step"] * len(times) / sum(times)
+    each = speed / point.workers
+    return Record(
+        point,
+        "measured",
+        tokens_per_second=speed,
+        tokens_per_second_per_worker=each,
+        step_seconds={name: percentile(times, share) for name, share in (("p5", 0.05), ("median", 0.5), ("p95", 0.95))},
+        tokens_per_step=found["tokens_per_step"],
+        flops_per_token=found["flops_per_token"],
+        mfu=each * found["flops_per_token"] / found["peak_flops"] if found["peak_flops"] else None,
+        communication_share=found["communication_share"],
+        data_share=found["data_share"],
+        peak_memory_bytes=found["peak_memory_bytes"],
+        found=found,
+    )
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Linear between the two nearest of the ordered values."""
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+
+def complete(records: Sequence[Record], *, projected: Sequence[int] = (), price: float | None = None) -> list[Record]:
+    """The records with efficiencies, projections to these numbers of workers, and costs at a price of a worker for an hour."""
+    done = []
+    for series in dict.fromkeys(record.point.series for record in records):
+        mine = [record for record in records if record.point.series == series]
+        measured = [record for record in mine if record.status == "measured"]
+        mine += [project(measured, workers) for workers in projected if measured and workers > measured[-1].point.workers]
+        done += [_with_efficiency(record, measured) for record in mine]
+    return [_with_cost(record, price) for record in done]
+
+
+def _with_efficiency(record: Record, measured: Sequence[Record]) -> Record:
+    each = record.tokens_per_second_per_worker
+    if each is None:
+        return record
+    return replace(record, efficiency=each / (measured[0].tokens_per_second_per_worker or each))
+
+
+def _with_cost(record: Record, price: float | None) -> Record:
+    if price is None or record.tokens_per_second is None:
+        return record
+    return replace(record, cost_per_million_tokens=1e6 * price * record.point.workers / (3600 * record.tokens_per_second))
+
+
+def project(measured: Sequence[Record], workers: int) -> Record:
+    """What more workers may do, by FORMULAS["projected"]; `measured` are of one series, fewest workers first."""
+    first, last = measured[0], measured[-1]
+    point = replace(last.point, workers=workers)
+    if last.point.workers < 2:
+        return Record(point, "failed", "nothing to project from: communication shows with two workers or more")
+    assert last.tokens_per_step and last.tokens_per_second and last.communication_share is not None
+    seconds = last.tokens_per_step / last.tokens_per_second
+    grown = _ring(workers) / _ring(last.point.workers)
+    seconds *= 1 - last.communication_share + last.communication_share * grown
+    tokens = last.tokens_per_step // last.point.workers * workers
+    speed, each = tokens / seconds, tokens / seconds / workers
+    return Record(
+        point,
+        "projected",
+        tokens_per_second=speed,
+        tokens_per_second_per_worker=each,
+        tokens_per_step=tokens,
+        flops_per_token=last.flops_per_token,
+        mfu=last.mfu * each / last.tokens_per_second_per_worker if last.mfu and last.tokens_per_second_per_worker else None,
+        communication_share=last.communication_share * grown / (1 - last.communication_share + last.communication_share * grown),
+        peak_memory_bytes=_project_memory(first, last, workers),
+    )
+
+
+def _ring(workers: int) -> float:
+    """What each worker sends in a ring all-reduce, beside the limit for many workers (Patarasuk & Yuan 2009)."""
+    return (workers - 1) / workers
+
+
+def _project_memory(first: Record, last: Record, workers: int) -> int | None:
+    if first is last or first.peak_memory_bytes is None or last.peak_memory_bytes is None:
+        return None
+    few, many = first.point.workers, last.point.workers
+    sharded = (first.peak_memory_bytes - last.peak_memory_bytes) / (1 / few - 1 / many)
+    return round(last.peak_memory_bytes + sharded * (1 / workers - 1 / many))
+
+
+def summarise(job: JobSpec, records: Sequence[Record], *, steps: int, price: float | None, finished: bool) -> dict[str, Any]:
+    """All of a benchmark as plain JSON-able values."""
+    found: dict[str, Any] = next((record.found for record in records if record.found), {})
+    return {
+        "schema": SCHEMA,
+        "name": job.name,
+        "model": job.model.name,
+        "task": job.task,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "finished": finished,
+        "steps": steps,
+        "price": price,
+        "parameters": found.get("parameters"),
+        "device": found.get("device"),
+        "versions": found.get("versions"),
+        "revision": _revision(),
+        "formulas": FORMULAS | {f"FLOPs, {r.point.method}": r.found["flops_formula"] for r in records if r.found},
+        "points": [record.as_dict() for record in records],
+    }
+
+
+def _revision() -> str | None:
+    """Of this program's checkout, if it runs from one."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        git = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return git.stdout.strip() or None
+
+
+def write_results(results: Mapping[str, Any], output: Path) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    write_atomically(output / RESULTS, json.dumps(results, indent=1, allow_nan=False) + "\n")
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """A benchmark's JSON. Raises ConfigError."""
+    path = path / RESULTS if path.is_dir() else path
+    hint = f"the {RESULTS} of `consortium bench`, or its directory"
+    try:
+        found = json.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}", hint) from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON", hint) from error
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+        got = found.get("schema") if isinstance(found, dict) else type(found).__name__
+        raise ConfigError(f"{path}: expected a benchmark of schema {SCHEMA}, got {got}", hint)
+    return found
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A point in two benchmarks. A ratio is second over first, None where one of them has no number."""
+
+    point: Point
+    speeds: tuple[float | None, float | None]
+    memories: tuple[int | None, int | None]
+    only_in: Literal["first", "second"] | None
+
+    @property
+    def speed_ratio(self) -> float | None:
+        return _ratio(*self.speeds)
+
+    @property
+    def memory_ratio(self) -> float | None:
+        return _ratio(*self.memories)
+
+
+def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Difference]:
+    """Point by point, in the order of the first and then of the second; projections are left out."""
+    sides = [{_point(entry): entry for entry in side["points"] if entry["status"] != "projected"} for side in (first, second)]
+    return [
+        Difference(
+            point,
+            speeds=_pair(sides, point, "tokens_per_second"),
+            memories=_pair(sides, point, "peak_memory_bytes"),
+            only_in=None if point in sides[0] and point in sides[1] else "first" if point in sides[0] else "second",
+        )
+        for point in dict.fromkeys([*sides[0], *sides[1]])
+    ]
+
+
+def _point(entry: Mapping[str, Any]) -> Point:
+    return Point(**{field.name: entry[field.name] for field in fields(Point)})
+
+
+def _pair(sides: Sequence[Mapping[Point, Mapping[str, Any]]], point: Point, name: str) -> tuple[Any, Any]:
+    one, other = (side.get(point, {}).get(name) for side in sides)
+    return one, other
+
+
+def _ratio(first: float | None, second: float | None) -> float | None:
+    return second / first if first and second else None

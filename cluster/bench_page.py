@@ -1,0 +1,139 @@
+"""A benchmark to look at: its table, its curves as a PNG, and both on one page that needs nothing else."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainers.pictures import COLOURS, DASHED, style, svg
+from trainers.report import number, size, templates, write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PAGE, PICTURE = "bench.html", "bench.png"
+_METHOD_COLOURS = {"lora": "accent", "full": "second", "nf4": "good", "int8": "warn"}
+_STAGE_MARKERS = {"1": "o", "2": "s", "3": "^", "auto": "D"}
+_MOST_IDEAL_LINES = 3
+_GIB = 2**30
+
+Entry = Mapping[str, Any]
+"""A point of the results"""
+
+
+def write_page(results: Mapping[str, Any], output: Path) -> None:
+    """Write bench.png and bench.html."""
+    figure = draw(results["points"])
+    figure.savefig(output / PICTURE, dpi=150, facecolor="white")
+    template = templates(Path(__file__).parent, escape=True).get_template("bench.html.j2")
+    headings, rows = table(results)
+    page = template.render(results=results, headings=headings, rows=rows, picture=svg(figure), headline=_headline(results["points"]))
+    write_atomically(output / PAGE, page)
+
+
+def table(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Headings, and the cells of each point; the last says what is to be said of it."""
+    headings = ["method", "ZeRO", "length", "workers", "tokens/s", "a worker", "efficiency", "step ms", "p5 to p95", "GFLOP/token", "MFU",
+                "comm.", "data", "memory", "cost/M", ""]  # fmt: skip
+    rows = [_cells(entry) for entry in results["points"]]
+    shown = [place for place, name in enumerate(headings) if name != "cost/M" or results["price"] is not None]
+    return [headings[place] for place in shown], [[row[place] for place in shown] for row in rows]
+
+
+def _cells(entry: Entry) -> list[str]:
+    found, times, flops = entry["found"] or {}, entry["step_seconds"] or {}, entry["flops_per_token"]
+    p5, median, p95 = (_milliseconds(times.get(name)) for name in ("p5", "median", "p95"))
+    return [
+        entry["method"],
+        str(found.get("zero_stage", entry["stage"])),
+        str(found.get("length", entry["length"])),
+        str(entry["workers"]),
+        number(_whole(entry["tokens_per_second"])),
+        number(_whole(entry["tokens_per_second_per_worker"])),
+        _percent(entry["efficiency"], digits=0),
+        median,
+        f"{p5} to {p95}" if times else "–",
+        number(None) if flops is None else f"{flops / 1e9:.3g}",
+        _percent(entry["mfu"]),
+        _percent(entry["communication_share"]),
+        _percent(entry["data_share"]),
+        size(entry["peak_memory_bytes"]),
+        number(None) if entry["cost_per_million_tokens"] is None else f"{entry['cost_per_million_tokens']:.3g}",
+        entry["reason"] or ("projected" if entry["status"] == "projected" else ""),
+    ]
+
+
+def _headline(points: Sequence[Entry]) -> list[tuple[str, str]]:
+    measured = [entry for entry in points if entry["status"] == "measured"]
+    if not measured:
+        return [("points measured", f"0 of {len(points)}")]
+    fastest = max(measured, key=lambda entry: entry["tokens_per_second"])
+    largest = max(measured, key=lambda entry: entry["workers"])
+    return [
+        ("points measured", f"{len(measured)} of {sum(entry['status'] != 'projected' for entry in points)}"),
+        ("most tokens a second", number(round(fastest["tokens_per_second"]))),
+        ("most a worker", number(round(max(entry["tokens_per_second_per_worker"] for entry in measured)))),
+        (f"efficiency, {largest['workers']} worker{'s' * (largest['workers'] > 1)}", _percent(largest["efficiency"], digits=0)),
+    ]
+
+
+def draw(points: Sequence[Entry]) -> "Figure":
+    """Tokens a second and peak memory over workers, one row of panels for each length; projected points dashed and hollow."""
+    from matplotlib.figure import Figure
+
+    lengths = list(dict.fromkeys(entry["length"] for entry in points))
+    figure = Figure(figsize=(9.2, 0.6 + 3.2 * len(lengths)), layout="constrained", facecolor="none")
+    panels = figure.subplots(len(lengths), 2, squeeze=False)
+    for (speed, memory), length in zip(panels, lengths, strict=True):
+        here = [entry for entry in points if entry["length"] == length]
+        _panel(speed, here, "tokens_per_second", f"tokens a second, length {length}", unit=1, ideal=True)
+        _panel(memory, here, "peak_memory_bytes", f"peak memory of a worker, GiB, length {length}", unit=_GIB, ideal=False)
+    handles = {label: handle for panel in panels[:, 0] for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    if handles:
+        legend = figure.legend(handles.values(), handles, loc="outside upper left", ncols=4, frameon=False)
+        for text in legend.get_texts():
+            text.set(color=COLOURS["muted"], fontsize=9)
+    return figure
+
+
+def _panel(axes: "Axes", points: Sequence[Entry], value: str, title: str, *, unit: float, ideal: bool) -> None:
+    style(axes)
+    series: dict[tuple[str, str], list[Entry]] = {}
+    for entry in points:
+        if entry[value] is not None:
+            series.setdefault((entry["method"], str(entry["stage"])), []).append(entry)
+    for (method, stage), mine in series.items():
+        looks: dict[str, Any] = {"color": COLOURS[_METHOD_COLOURS[method]], "marker": _STAGE_MARKERS[stage], "markersize": 4.5}
+        measured = [entry for entry in mine if entry["status"] == "measured"]
+        label = f"{method}, ZeRO {stage}"
+        axes.plot(*_columns(measured, value, unit), linewidth=1.7, label=label, **looks)
+        if beyond := [entry for entry in mine if entry["status"] == "projected"]:
+            further = _columns([*measured[-1:], *beyond], value, unit)
+            axes.plot(*further, linestyle=DASHED["linestyle"], linewidth=1.3, markerfacecolor="none", label=f"{label}, projected", **looks)
+        if ideal and len(series) <= _MOST_IDEAL_LINES and len(mine) > 1:
+            counts, values = _columns(mine, value, unit)
+            axes.plot(counts, [values[0] * count / counts[0] for count in counts], color=COLOURS["line"], linewidth=1, zorder=1)
+    axes.set_xscale("log", base=2)
+    counts = sorted({entry["workers"] for entry in points})
+    axes.set_xticks(counts, [str(count) for count in counts])
+    axes.minorticks_off()
+    axes.set(xlabel="workers")
+    axes.set_title(title, loc="left", fontsize=9, color=COLOURS["muted"])
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(lambda tick, _: f"{tick:,.0f}" if tick >= 1000 else f"{tick:g}")
+
+
+def _columns(entries: Sequence[Entry], value: str, unit: float) -> tuple[list[int], list[float]]:
+    return [entry["workers"] for entry in entries], [entry[value] / unit for entry in entries]
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "–" if seconds is None else f"{1000 * seconds:,.0f}" if seconds >= 0.1 else f"{1000 * seconds:.1f}"
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else round(value)
+
+
+def _percent(share: float | None, *, digits: int = 1) -> str:
+    return "–" if share is None else f"{100 * share:.{digits}f} %"

@@ -1,0 +1,101 @@
+"""A Ray cluster of two raylets with a token and a dashboard, in a process of its own, so that no test's own Ray meets it.
+
+As a program it starts the cluster and takes commands from standard input: `remove` the second raylet, `add` one, `exit`.
+"""
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests import helpers
+
+
+@dataclass(frozen=True)
+class Raylets:
+    dashboard: str
+    address: str
+    environment: dict[str, str]
+    """With the cluster's token, for commands that talk to it"""
+    process: subprocess.Popen[str]
+
+    def do(self, command: str) -> None:
+        """`remove` or `add` the second raylet."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(command + "\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline().strip() == "done"
+
+    def consortium(self, *arguments: object, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
+        """The command, as a user with the cluster's token runs it."""
+        return subprocess.run(
+            [sys.executable, "-m", "consortium", *map(str, arguments)],
+            capture_output=True, text=True, timeout=timeout, cwd=helpers.REPOSITORY, env=self.environment | environment,
+        )  # fmt: skip
+
+
+@contextmanager
+def two_raylets(home: Path) -> Iterator[Raylets]:
+    """One CPU each. `home` is where nothing of the user's own Ray is found."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")}
+    environment = kept | {
+        "HOME": str(home),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(helpers.REPOSITORY),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "8",
+        "COLUMNS": "200",
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.cluster.raylets"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=helpers.REPOSITORY, env=environment,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        ready, dashboard, address = process.stdout.readline().split()
+        assert ready == "ready"
+        yield Raylets(dashboard, address, environment, process)
+    finally:
+        process.communicate("exit\n", timeout=60)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def main() -> None:
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": 1, "include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": _free_port()}
+    cluster: Any = Cluster(initialize_head=True, head_node_args=head)
+    apart: dict[str, Any] = {
+        "num_cpus": 1,
+        "temp_dir": tempfile.mkdtemp(prefix="ray-"),
+    }  # as machines have
+    second = cluster.add_node(**apart)
+    print(f"ready http://{cluster.webui_url} {cluster.address}", flush=True)
+    for line in sys.stdin:
+        if line.strip() == "exit":
+            break
+        if line.strip() == "remove":
+            cluster.remove_node(second, allow_graceful=False)
+        else:
+            second = cluster.add_node(**apart)
+        print("done", flush=True)
+    cluster.shutdown()
+    shutil.rmtree(apart["temp_dir"], ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""Benchmarks: the arithmetic as functions of values, the rest on a real local Ray."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.bench import (
+    Point,
+    Record,
+    compare,
+    complete,
+    job_at,
+    load_bench_job,
+    make_grid,
+    make_record,
+    percentile,
+    read_results,
+    run_points,
+    summarise,
+    write_results,
+)
+from cluster.bench_page import PAGE, PICTURE, table, write_page
+from cluster.errors import ClusterTooSmall
+from cluster.job import JobSpec
+from cluster.launch import connected
+from trainers.errors import ConfigError
+
+SECONDS = [0.5, 0.4, 0.6, 0.5]
+
+
+def _make_job(**blocks: Any) -> JobSpec:
+    return JobSpec.model_validate(
+        {"name": "job", "task": "sft", "model": {"shape": "llama-3.1-8b"}, "data": {"train": "generated", "max_length": 512}, **blocks}
+    )
+
+
+def _make_point(workers: int = 1, **changes: Any) -> Point:
+    return Point(**{"method": "lora", "stage": 2, "length": 512, "workers": workers} | changes)
+
+
+def _make_record(workers: int, *, seconds: list[float] = SECONDS, communication: float = 0.1, memory: int = 2**30, **point: Any) -> Record:
+    found = {
+        "step_seconds": seconds, "data_share": 0.01, "communication_share": communication, "tokens_per_step": 1000 * workers,
+        "length": 512, "peak_memory_bytes": memory, "peak_reserved_bytes": None, "zero_stage": 2, "flops_per_token": 6e9,
+        "flops_formula": "4 N", "peak_flops": None, "parameters": 10**9, "device": "cpu", "versions": {"torch": "2"}, "choices": [],
+    }  # fmt: skip
+    return make_record(_make_point(workers, **point), found)
+
+
+def _summarise(records: list[Record]) -> dict[str, Any]:
+    return json.loads(json.dumps(summarise(_make_job(), complete(records), steps=4, price=None, finished=True)))
+
+
+def test_the_grid_is_the_product_of_the_lists_with_the_fewest_workers_first() -> None:
+    points = make_grid(_make_job(), [4, 1, 4], ["lora", "nf4"], [1, 3], [512])
+    assert len(points) == 8
+    assert [point.workers for point in points[:2]] == [1, 4]
+    assert {(point.method, point.stage) for point in points} == {("lora", 1), ("lora", 3), ("nf4", 1), ("nf4", 3)}
+
+
+@pytest.mark.parametrize(
+    ("blocks", "method"),
+    [
+        ({"method": "full"}, "full"),
+        ({"method": "lora"}, "lora"),
+        ({"model": {"shape": "llama-3.1-8b", "quantization": "nf4"}}, "nf4"),
+    ],
+)
+def test_a_list_that_is_not_given_takes_the_value_of_the_job(blocks: dict[str, Any], method: str) -> None:
+    assert make_grid(_make_job(zero=3, **blocks), [2]) == [Point(method, 3, 512, 2)]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("method", "kind", "quantization"), [("full", "full", "none"), ("lora", "lora", "none"), ("nf4", "lora", "nf4")])
+def test_a_point_changes_the_job_where_it_differs_and_keeps_the_adapter(tmp_path: Path, method: Any, kind: str, quantization: str) -> None:
+    job = job_at(_make_job(method={"lora": {"rank": 4}}), _make_point(8, method=method, stage=3, length=128), tmp_path)
+    assert (job.method.type, job.model.quantization, job.zero.stage, job.data.max_length) == (kind, quantization, 3, 128)
+    assert (job.cluster.workers, job.cluster.max_failures, job.run_dir.parent) == (8, 0, tmp_path)
+    assert job.method.type == "full" or job.method.rank == 4
+
+
+def test_a_point_that_the_job_excludes_is_a_mistake(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"offload_params needs zero\.stage: 3"):
+        job_at(_make_job(zero={"stage": 3, "offload_params": "cpu"}), _make_point(stage=1), tmp_path)
+
+
+def test_speeds_are_tokens_over_the_sum_of_the_steps() -> None:
+    record = _make_record(4)
+    assert record.tokens_per_second == pytest.approx(4 * 4000 / 2.0)
+    assert record.tokens_per_second_per_worker == pytest.approx(2000)
+    assert record.step_seconds == pytest.approx({"p5": 0.415, "median": 0.5, "p95": 0.585})
+
+
+def test_mfu_is_known_where_the_peak_is() -> None:
+    record = _make_record(2)
+    assert record.mfu is None and record.found is not None
+    assert make_record(record.point, {**record.found, "peak_flops": 1e14}).mfu == pytest.approx(2000 * 6e9 / 1e14)
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0, 1), (0.5, 2.5), (1, 4), (0.25, 1.75)])
+def test_a_percentile_lies_between_its_two_neighbours(share: float, expected: float) -> None:
+    assert percentile([4, 1, 3, 2], share) == expected
+
+
+def test_efficiency_is_against_the_fewest_workers_of_the_same_series() -> None:
+    slow = [2 * second for second in SECONDS]
+    records = complete([_make_record(2), _make_record(8, seconds=slow), _make_record(4, length=128), _make_record(8, method="full")])
+    assert [record.efficiency for record in records] == pytest.approx([1, 0.5, 1, 1])
+
+
+def test_a_failed_point_has_no_efficiency_and_the_next_takes_its_place() -> None:
+    records = complete([Record(_make_point(1), "failed", "out of memory"), _make_record(2), _make_record(4)])
+    assert [record.efficiency for record in records] == [None, pytest.approx(1), pytest.approx(1)]
+
+
+def test_cost_is_what_a_million_tokens_take_of_worker_hours() -> None:
+    (record,) = complete([_make_record(4)], price=3.6)
+    assert record.cost_per_million_tokens == pytest.approx(1e6 / 8000 * 4 * 3.6 / 3600)
+
+
+def test_a_projection_keeps_computing_and_grows_communication_as_a_ring() -> None:
+    *_, record = complete([_make_record(1), _make_record(2, communication=0.2, memory=2**29)], projected=[64])
+    seconds = 0.5 * (0.8 + 0.2 * (63 / 64) / (1 / 2))
+    assert (record.status, record.point.workers) == ("projected", 64)
+    assert record.tokens_per_second == pytest.approx(64_000 / seconds)
+    assert record.peak_memory_bytes == 2**30 // 64  # 1 GiB / n goes through both
+    assert record.efficiency is not None and 0 < record.efficiency < 1
+
+
+def test_one_worker_says_nothing_of_communication() -> None:
+    *_, record = complete([_make_record(1)], projected=[64])
+    assert (record.status, record.tokens_per_second) == ("failed", None) and "two workers" in str(record.reason)
+
+
+def test_comparing_gives_ratios_second_over_first_and_names_points_only_in_one() -> None:
+    first = _summarise([_make_record(1), _make_record(2), Record(_make_point(4), "failed", "out of memory")])
+    second = _summarise([_make_record(1, seconds=[0.25] * 4, memory=2**29), _make_record(4), _make_record(8)])
+    rows = compare(first, second)
+    assert [(row.point.workers, row.only_in) for row in rows] == [(1, None), (2, "first"), (4, None), (8, "second")]
+    assert (rows[0].speed_ratio, rows[0].memory_ratio) == (pytest.approx(2), pytest.approx(0.5))
+    assert rows[2].speed_ratio is None
+
+
+@pytest.mark.parametrize(("text", "message"), [("", "not JSON"), ("[]", "got list"), ('{"schema": 9}', "got 9")])
+def test_what_is_no_benchmark_is_not_compared(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "bench.json").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_results(tmp_path / "bench.json")
+
+
+def test_the_page_holds_all_it_needs_and_labels_what_is_projected(tmp_path: Path) -> None:
+    records = complete([_make_record(1), _make_record(2), Record(_make_point(4), "failed", "<out of memory>")], projected=[64], price=2.0)
+    results = summarise(_make_job(), records, steps=4, price=2.0, finished=False)
+    write_results(results, tmp_path)
+    write_page(read_results(tmp_path), tmp_path)
+    page = (tmp_path / PAGE).read_text()
+    assert (tmp_path / PICTURE).read_bytes().startswith(b"\x89PNG")
+    assert "projected" in page and "interrupted" in page and "&lt;out of memory&gt;" in page
+    assert _external_references(page) == []
+
+
+def test_a_table_has_costs_only_with_a_price() -> None:
+    headings, rows = table(_summarise([_make_record(1)]))
+    assert "cost/M" not in headings and len(rows[0]) == len(headings)
+
+
+def test_a_job_of_a_known_shape_needs_no_data_and_no_task(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("model: {shape: llama-3.2-1b}\n")
+    job = load_bench_job(tmp_path / "job.yaml", ["method=full"])
+    assert (job.task, job.method.type, job.model.name) == ("sft", "full", "llama-3.2-1b")
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    with connected(None, workers=2, cpus=1):
+        yield
+
+
+def _make_tiny_job(folder: Path, model: Path) -> JobSpec:
+    path = folder / "job.yaml"
+    path.write_text(f"task: sft\nmodel: {model}\nmethod: {{lora: {{rank: 4}}}}\ntrain: {{micro_batch_tokens: 128}}\nzero: 2\n")
+    return load_bench_job(path)
+
+
+def _check(record: Record, *, workers: int) -> None:
+    assert record.status == "measured" and record.tokens_per_second and record.tokens_per_second > 0
+    assert record.tokens_per_step == 128 * workers and record.found is not None and len(record.found["step_seconds"]) == 4
+    assert record.communication_share is not None and 0 <= record.communication_share <= 1
+    assert record.data_share is not None and 0 <= record.data_share <= 1
+    assert record.peak_memory_bytes and record.peak_memory_bytes > 50 * 2**20 and record.mfu is None
+
+
+def test_workers_are_measured_and_a_point_that_cannot_be_is_a_row_with_its_reason(local_ray: None, llama_dir: Path, tmp_path: Path) -> None:
+    job = _make_tiny_job(tmp_path, llama_dir)
+    one, two, many = complete(list(run_points(job, tmp_path / "points", workers=[1, 2, 999], lengths=[32], steps=4)))
+    _check(one, workers=1)
+    _check(two, workers=2)
+    assert one.efficiency == 1 and two.communication_share
+    assert many.status == "failed" and "999 workers need 999 CPUs" in str(many.reason)
+    results = summarise(job, [one, two, many], steps=4, price=None, finished=True)
+    assert results["versions"]["torch"] and results["formulas"]["FLOPs, lora"].startswith("4 N")
+    json.dumps(results, allow_nan=False)
+
+
+def test_nothing_is_started_where_no_point_fits_the_cluster(local_ray: None, llama_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(ClusterTooSmall, match="999 workers need"):
+        list(run_points(_make_tiny_job(tmp_path, llama_dir), tmp_path / "points", workers=[999, 1000], steps=4))
+    assert not (tmp_path / "points").exists()
+
+
+@pytest.mark.slow
+def test_every_method_and_stage_is_measured_and_what_workers_refuse_is_a_reason(local_ray: None, llama_dir: Path, tmp_path: Path) -> None:
+    job = _make_tiny_job(tmp_path, llama_dir)
+    records = list(
+        run_points(job, tmp_path / "points", workers=[1, 2], methods=["full", "lora", "nf4"], stages=[1, 3], lengths=[32], steps=4)
+    )
+    for record in records:
+        _check(record, workers=record.point.workers)
+    (refused,) = run_points(job, tmp_path / "refused", workers=[1], lengths=[512], steps=4)
+    assert refused.status == "failed" and "beyond the model's 256 positions" in str(refused.reason)
+
+
+def _external_references(page: str) -> list[str]:
+    return re.findall(r'(?:src|href)="(?!#)[^"]*"|url\((?!#)[^)]*\)|@import|<script', page)

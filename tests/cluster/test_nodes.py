@@ -1,0 +1,108 @@
+"""Nodes that die under a run: a real cluster of two raylets, one of which is removed."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import helpers
+from tests.cluster.raylets import Raylets, two_raylets
+from trainers.data.synthetic import DemoData, write_demo_data
+
+STEPS, EVERY, LOST_AT = 40, 5, 12
+SAME = 1e-4
+"""Of two float32 curves on one and on two workers: sums in another order"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> DemoData:
+    return write_demo_data(tmp_path_factory.mktemp("data"), tickets=300, documents=10)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Raylets]:
+    with two_raylets(tmp_path_factory.mktemp("home")) as running:
+        yield running
+
+
+def _write_job(folder: Path, model: Path, data: DemoData, cluster: Raylets, workers: str) -> Path:
+    path = folder / "job.yaml"
+    path.write_text(
+        f"task: sft\nmodel: {model}\ndata: {{train: {data.tickets_train}, over_length: truncate, max_length: 256}}\n"
+        f"train: {{max_steps: {STEPS}, global_batch_size: 16, learning_rate: 1.0e-3, eval_every: {STEPS}}}\n"
+        f"checkpoint: {{every: {EVERY}, best_by: null}}\ntracking: {{tensorboard: false}}\nzero: 2\n"
+        f"cluster: {{address: '{cluster.address}', workers: {workers}}}\noutput: {folder}/runs\n"
+    )
+    return path
+
+
+def _start(cluster: Raylets, job: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "consortium", "train", str(job)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=helpers.REPOSITORY, env=cluster.environment,
+    )  # fmt: skip
+
+
+def _end_well(running: subprocess.Popen[str]) -> None:
+    _, said = running.communicate(timeout=300)
+    assert running.returncode == 0, said
+
+
+def _events(job: Path) -> list[dict[str, Any]]:
+    path = job.parent / "runs" / "job" / "events.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def _wait_for_step(job: Path, step: int) -> None:
+    deadline = time.monotonic() + 180
+    while not any(event["event"] == "step" and event["step"] >= step for event in _events(job)):
+        assert time.monotonic() < deadline, "the run did not get that far"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(cluster: Raylets, llama_dir: Path, data: DemoData, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    job = _write_job(tmp_path_factory.mktemp("whole"), llama_dir, data, cluster, "2")
+    _end_well(_start(cluster, job))
+    return helpers.losses(job.parent / "runs" / "job")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["{min: 1, max: 2}", "2"], ids=["elastic", "fixed"])
+def test_a_run_whose_node_is_lost_has_the_losses_of_one_that_kept_it(
+    cluster: Raylets,
+    uninterrupted: list[float],
+    llama_dir: Path,
+    data: DemoData,
+    tmp_path: Path,
+    workers: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    job = _write_job(tmp_path, llama_dir, data, cluster, workers)
+    running = _start(cluster, job)
+    _wait_for_step(job, LOST_AT)
+
+    cluster.do("remove")
+    if workers == "2":  # it waits for the node
+        time.sleep(10)
+        cluster.do("add")
+
+    _end_well(running)
+    if workers != "2":
+        cluster.do("add")
+    report = json.loads((job.parent / "runs" / "job" / "report.json").read_text())
+    losses = helpers.losses(job.parent / "runs" / "job")
+    difference = max(abs(mine - whole) for mine, whole in zip(losses, uninterrupted, strict=True))
+    attempts = [(attempt["step"], attempt["workers"]) for attempt in report["attempts"]]
+    with capsys.disabled():
+        print(f"\nworkers {workers}: attempts (from step, workers) {attempts}, steps repeated {report['steps_repeated']}, "
+              f"final loss {losses[-1]:.6f} beside {uninterrupted[-1]:.6f}, largest difference {difference:.1e}")  # fmt: skip
+    assert report["restarts"] >= 1 and report["steps_repeated"] <= EVERY * report["restarts"]
+    assert difference <= SAME
+    assert attempts[-1][1] == (2 if workers == "2" else attempts[-1][1])

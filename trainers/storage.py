@@ -1,0 +1,71 @@
+"""A run directory's copy on an object store, through fsspec: checkpoints as they are written, the rest with each of them.
+
+A store knows no renaming. A checkpoint is there when its manifest is, which is put last.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from trainers.errors import CheckpointError
+
+
+class Store:
+    """Files under a URL, by names relative to it. Raises CheckpointError when the store cannot be reached or refuses."""
+
+    def __init__(self, url: str) -> None:
+        import fsspec.core
+
+        self.url = url
+        with self._errors():
+            self._fs, root = fsspec.core.url_to_fs(url)
+        self._root = root.rstrip("/")
+
+    def put(self, file: Path, name: str) -> None:
+        with self._errors():
+            place = f"{self._root}/{name}"
+            self._fs.makedirs(place.rpartition("/")[0], exist_ok=True)
+            self._fs.put_file(str(file), place)
+
+    def put_folder(self, folder: Path, name: str) -> None:
+        for file in sorted(folder.rglob("*")):
+            if file.is_file():
+                self.put(file, f"{name}/{file.relative_to(folder)}")
+
+    def get(self, name: str, file: Path) -> bool:
+        """Fetch a file; False where there is none. A reader of `file` sees the old one or the new one."""
+        temporary = file.with_name(f".{file.name}.fetched")
+        with self._errors():
+            if not self._fs.exists(f"{self._root}/{name}"):
+                return False
+            file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._fs.get_file(f"{self._root}/{name}", str(temporary))
+        temporary.chmod(0o600)
+        temporary.replace(file)
+        return True
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Bytes of the files in a folder, by their paths below it; none where there is no folder."""
+        with self._errors():
+            self._fs.invalidate_cache()
+            place = f"{self._root}/{folder}"
+            if not self._fs.exists(place):
+                return {}
+            found: dict[str, Any] = self._fs.find(place, detail=True)
+            start = len(self._fs._strip_protocol(place)) + 1
+            return {path[start:]: int(entry["size"]) for path, entry in found.items()}
+
+    def remove(self, folder: str) -> None:
+        with self._errors():
+            if self._fs.exists(f"{self._root}/{folder}"):
+                self._fs.rm(f"{self._root}/{folder}", recursive=True)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except ImportError as error:
+            raise CheckpointError(f"output: {self.url}: {error}", "install what fsspec asks for") from error
+        except Exception as error:  # every store has exceptions of its own
+            raise CheckpointError(f"output: {self.url}: {type(error).__name__}: {error}", "are address and credentials right?") from error
