@@ -159,7 +159,7 @@ def _run_point(job: JobSpec, point: Point, resources: Mapping[str, float], steps
     except ClusterTooSmall as error:
         return Record(point, "failed", error.message)
     folder = write_job(job)
-    error = run_workers(job, folder, _work, {"folder": str(folder), "steps": steps})
+    error = run_workers(job, str(folder), _work, {"folder": str(folder), "steps": steps})
     shutil.rmtree(folder / "ray", ignore_errors=True)
     if (folder / "result.json").exists():
         return make_record(point, json.loads((folder / "result.json").read_text()))

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from trainers.config import Auto, Part, TrainConfig, validate
 from trainers.errors import ConfigError, DataError, ModelError
+from trainers.storage import Store
 
 # A block written as one value: `model: DIR` says `model: {path: DIR}`.
 _SHORTHAND = {"model": "path", "method": "type", "data": "train", "zero": "stage"}
@@ -165,6 +166,13 @@ _FREE = ("cluster", "data.train", "data.validation", "zero", "output", "tracking
          "train.activation_checkpointing", "train.compile", "train.eval_every", "train.early_stopping", "train.hang_after")  # fmt: skip
 
 
+def has_begun(job: JobSpec) -> bool:
+    """Whether the job's run directory, or its copy in a store, holds a run."""
+    if job.store_url is None:
+        return (job.run_dir / "events.jsonl").exists()
+    return Store(job.store_url).has("events.jsonl")
+
+
 def check_continues(job: JobSpec, folder: Path | None = None) -> None:
     """Raise ConfigError when the run directory (or `folder`) holds a run that `job` cannot continue, naming the fields that differ."""
     folder = folder or job.run_dir
@@ -174,7 +182,9 @@ def check_continues(job: JobSpec, folder: Path | None = None) -> None:
     changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name) and not _is_free(name))
     if changed:
         listed = ", ".join(f"{name} (was {before.get(name)}, is {now.get(name)})" for name in changed[:5])
-        raise ConfigError(f"{job.store_url or job.run_dir} holds a run of another job: {listed}", "give this one another name: --set name=NAME")
+        raise ConfigError(
+            f"{job.store_url or job.run_dir} holds another job's run: {listed}", "give this one another name: --set name=NAME"
+        )
 
 
 def identity(job: JobSpec) -> str:

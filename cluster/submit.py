@@ -261,7 +261,13 @@ def check_submittable(job: JobSpec, written_output: str | None) -> None:
 
 @contextmanager
 def unpacked(job: JobSpec, folder: Path) -> Iterator[JobSpec]:
-    """On the cluster: the job with what travelled in `folder` moved to its run directory, where all nodes see it, until it is over."""
+    """On the cluster: the job with what travelled in `folder` moved to its run directory, where all nodes see it, until it is over.
+
+    With an output that is no common disk it stays in `folder`, of which Ray has put a copy on every node.
+    """
+    if job.store_url is not None:
+        yield job
+        return
     inputs = job.run_dir / "inputs"
 
     def moved(path: Path) -> Path:

@@ -110,7 +110,8 @@ def load_base(
         options |= {"quantization_config": _quantization(model), "device_map": {"": device}}
     torch.manual_seed(seed)
     if model.from_scratch:
-        base, missing = auto.from_config(load_model_config(model), **options), []
+        base = auto.from_config(load_model_config(model), **options)
+        missing: list[str] = []
     elif model.shape:
         base, missing = _random_model(auto, load_model_config(model), options), []
     else:
