@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -101,13 +102,10 @@ def make_grid(
     job: JobSpec, workers: Sequence[int], methods: Sequence[Method] = (), stages: Sequence[int] = (), lengths: Sequence[int] = ()
 ) -> list[Point]:
     """The product of the lists, workers fastest; an empty one takes the job's value."""
-    return [
-        Point(method, stage, length, count)
-        for method in methods or [method_of(job)]
-        for stage in stages or [job.zero.stage]
-        for length in lengths or [job.data.max_length]
-        for count in sorted(set(workers))
-    ]
+    tried_stages: Sequence[int | str] = stages or [job.zero.stage]
+    tried_lengths: Sequence[int | str] = lengths or [job.data.max_length]
+    tried = product(methods or [method_of(job)], tried_stages, tried_lengths, sorted(set(workers)))
+    return [Point(*values) for values in tried]
 
 
 def job_at(job: JobSpec, point: Point, output: Path) -> JobSpec:
@@ -156,8 +154,8 @@ def run_points(
 def _run_point(job: JobSpec, point: Point, resources: Mapping[str, float], steps: int) -> Record:
     try:
         job, _ = place_workers(job, resources)
-    except ClusterTooSmall as error:
-        return Record(point, "failed", error.message)
+    except ClusterTooSmall as small:
+        return Record(point, "failed", small.message)
     folder = write_job(job)
     error = run_workers(job, folder, _work, {"folder": str(folder), "steps": steps})
     shutil.rmtree(folder / "ray", ignore_errors=True)

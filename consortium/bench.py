@@ -95,7 +95,7 @@ def compare_benches(first: Path, second: Path) -> None:
     shown.add_column("")
     for row in compare(one, other):
         shown.add_row(row.point.name, *_cells(row), f"only in {first if row.only_in == 'first' else second}" if row.only_in else "")
-    Console(highlight=False, soft_wrap=True).print(shown)
+    _print_whole(shown)
 
 
 def _show(results: dict[str, Any], output: Path) -> None:
@@ -105,12 +105,19 @@ def _show(results: dict[str, Any], output: Path) -> None:
         shown.add_column(heading, justify="left" if place in (0, len(headings) - 1) else "right", no_wrap=place < len(headings) - 1)
     for row in rows:
         shown.add_row(*row)
-    out = Console(highlight=False, soft_wrap=True)
-    out.print(shown)
+    _print_whole(shown)
     for name, formula in results["formulas"].items():
         if name == "MFU" or name.startswith("FLOPs"):
             console.print(f"  {name}: {formula}", markup=False)
     console.print(f"  page  {output / PAGE}", markup=False)
+
+
+def _print_whole(shown: Table) -> None:
+    """As wide as it is: lines that the terminal breaks can still be read, cells cut short cannot."""
+    out = Console(highlight=False)
+    wide = out.options.update(width=1000)
+    out.width = max(out.width, out.measure(shown, options=wide).maximum)
+    out.print(shown)
 
 
 def _cells(row: Difference) -> list[str]:

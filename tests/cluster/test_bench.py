@@ -46,7 +46,7 @@ def _make_record(workers: int, *, seconds: list[float] = SECONDS, communication:
     found = {
         "step_seconds": seconds, "data_share": 0.01, "communication_share": communication, "tokens_per_step": 1000 * workers,
         "length": 512, "peak_memory_bytes": memory, "peak_reserved_bytes": None, "zero_stage": 2, "flops_per_token": 6e9,
-        "flops_formula": "4 N", "peak_flops": None, "parameters": 10**9, "device": "cpu", "versions": {"torch": "2"}, "choices": [],
+        "flops_formula": "4 N", "peak_flops": None, "parameters": 10**9, "device": "cpu", "versions": {"torch": "2"}, "settings": {},
     }  # fmt: skip
     return make_record(_make_point(workers, **point), found)
 
