@@ -7,7 +7,7 @@ own, so that its peak of memory is its own, through the same launch as training.
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from itertools import product
@@ -131,7 +131,7 @@ def run_points(
     stages: Sequence[int] = (),
     lengths: Sequence[int] = (),
     steps: int,
-) -> Iterator[Record]:
+) -> Generator[Record]:
     """Measure point after point on one cluster. No `workers`: as many as the job takes there.
 
     A point that fails is a record with its reason. Raises ConfigError, ModelError, ClusterUnreachable, and ClusterTooSmall where no point

@@ -1,5 +1,6 @@
 """The commands that measure: bench, and bench compare."""
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -59,20 +60,22 @@ def run_bench(
     console.print(f"[bold]{job.name}[/]  benchmark of {job.model.name}, {steps} steps a point")
     points = run_points(job, output / "points", workers=counts, methods=chosen, stages=zero, lengths=seq, steps=steps)
     records: list[Record] = []
-    found: dict[str, Any] = {}
-    finished = False
+
+    def results(*, finished: bool) -> dict[str, Any]:
+        return summarise(job, complete(records, projected=further, price=price), steps=steps, price=price, finished=finished)
+
     try:
-        for record in points:
-            records.append(record)
-            console.print(f"  {record.point.name}  {record.reason or f'{record.tokens_per_second:,.0f} tokens/s'}", markup=False)
-            done = complete(records, projected=further, price=price)
-            found = summarise(job, done, steps=steps, price=price, finished=False)
-            write_results(found, output)
+        with contextlib.closing(points):
+            for record in points:
+                records.append(record)
+                console.print(f"  {record.point.name}  {record.reason or f'{record.tokens_per_second:,.0f} tokens/s'}", markup=False)
+                write_results(results(finished=False), output)
         finished = True
     except KeyboardInterrupt:
+        finished = False
         console.print("  interrupted: what is measured is kept")
     if records:
-        found |= {"finished": finished}
+        found = results(finished=finished)
         write_results(found, output)
         write_page(found, output)
         _show(found, output)

@@ -88,16 +88,15 @@ def test_one_command_leaves_a_table_json_page_and_picture_that_can_be_compared(l
 def test_an_interrupt_keeps_what_is_measured(llama_dir: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     arguments = ["--workers", "1", "--seq", "16,32", "--steps", "3", "--output", str(output)]
-    process = subprocess.Popen(
-        [*COMMAND, str(_write_job(tmp_path, llama_dir)), *arguments], stderr=subprocess.PIPE, text=True, cwd=helpers.REPOSITORY
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "length16" in line:
-            break
-    process.send_signal(signal.SIGINT)
-    process.stderr.read()
-    assert process.wait(timeout=120) == 130
+    command = [*COMMAND, str(_write_job(tmp_path, llama_dir)), *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=helpers.REPOSITORY) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "length16" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        process.stderr.read()
+    assert process.returncode == 130
     results = json.loads((output / "bench.json").read_text())
     assert not results["finished"] and [entry["length"] for entry in results["points"]] == [16]
     assert (output / "bench.html").exists()
