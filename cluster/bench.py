@@ -18,7 +18,7 @@ import ray
 
 from cluster.errors import ClusterTooSmall
 from cluster.job import JobSpec, check_paths, load_job, read_values, write_job
-from cluster.launch import connected, place_workers, run_workers
+from cluster.launch import check_shared, connected, place_workers, run_workers
 from trainers.config import LoraMethod, validate
 from trainers.errors import ConfigError
 from trainers.report import write_atomically
@@ -38,6 +38,11 @@ FORMULAS = {
     "projected": "computing takes as long as on the most workers measured, communication as a ring all-reduce: (n - 1) / n; "
     "memory is a + b / n through the fewest and the most workers measured. Not measured, and blind to a slower network between machines",
 }
+
+
+ENDED_BY_SYSTEM = "a worker was ended by the system, as happens when a machine runs out of memory"
+_SIGNS_OF_DEATH = ("The actor died", "OutOfMemoryError", "SYSTEM_ERROR")
+"""In what Ray says of a worker that was killed"""
 
 
 @dataclass(frozen=True)
@@ -147,6 +152,7 @@ def run_points(
             workers = [place_workers(job, resources)[0].cluster.most]
         points = make_grid(job, workers, methods, stages, lengths)
         place_workers(job_at(job, points[0], output), resources)  # of each series the smallest comes first
+        check_shared(output)
         for point in points:
             yield _run_point(job_at(job, point, output), point, resources, steps)
 
@@ -175,8 +181,8 @@ def _work(settings: dict[str, Any]) -> None:
 def _in_one_line(error: BaseException | None) -> str:
     """Of workers that could not say themselves why they ended."""
     text = str(error)
-    if "OutOfMemoryError" in text or "SYSTEM_ERROR" in text or "ActorDiedError" in text:
-        return "a worker was ended by the system, as happens when a machine runs out of memory"
+    if any(sign in text for sign in _SIGNS_OF_DEATH):
+        return ENDED_BY_SYSTEM
     lines = text.strip().splitlines()
     return lines[-1] if lines else "the workers ended without a result"
 

@@ -54,7 +54,8 @@ def run_bench(
     if further and counts and min(further) <= max(counts):
         raise ConfigError(f"--project {min(further)}: expected more workers than the {max(counts)} that are measured")
     job = load_bench_job(path, overrides)
-    output = (output or job.output / f"{job.name}-bench-{datetime.now():%Y%m%d-%H%M%S}").resolve()
+    folder = job.output if isinstance(job.output, Path) else Path("runs")
+    output = (output or folder / f"{job.name}-bench-{datetime.now():%Y%m%d-%H%M%S}").resolve()
     if (output / RESULTS).exists():
         raise ConfigError(f"{output} already holds a benchmark", "give another --output")
     console.print(f"[bold]{job.name}[/]  benchmark of {job.model.name}, {steps} steps a point")

@@ -27,7 +27,7 @@ from trainers.lease import Lease
 from trainers.loop import Run, StepWork, train_step, works
 from trainers.model import load_model_config, load_tokenizer, shape_of
 from trainers.report import write_atomically
-from trainers.worker import build, device_name, hardware, peak_memory, quiet, versions
+from trainers.worker import build, device_name, hardware, peak_memory, quiet, versions, watched
 from trainers.world import World
 
 RESULT, REASON = "result.json", "reason.txt"
@@ -72,7 +72,7 @@ def _measure(config: TrainConfig, folder: Path, world: World, steps: int) -> dic
     data = [generate_rows(config, count) for count in (config.train.global_batch_size, 0)]
     run, _, _ = build(config, shape, tokenizer, data, folder, world, EventLog(None), Lease(folder, "bench"))
     run.engine.train()
-    with fast_products(longest=int(run.train.lengths.max())), contextlib.closing(works(run, 0)) as upcoming:
+    with fast_products(longest=int(run.train.lengths.max())), watched(run), contextlib.closing(works(run, 0)) as upcoming:
         _timed(run, upcoming, range(WARM_UP))
         times, waits = _timed(run, upcoming, range(WARM_UP, WARM_UP + steps))
         share = _communication_share(run, upcoming, range(WARM_UP + steps, WARM_UP + steps + PROFILED))
