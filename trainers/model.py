@@ -109,11 +109,11 @@ def load_base(
     if model.quantization != "none":
         options |= {"quantization_config": _quantization(model), "device_map": {"": device}}
     torch.manual_seed(seed)
+    missing: list[str] = []
     if model.from_scratch:
         base = auto.from_config(load_model_config(model), **options)
-        missing: list[str] = []
     elif model.shape:
-        base, missing = _random_model(auto, load_model_config(model), options), []
+        base = _random_model(auto, load_model_config(model), options)
     else:
         with _hub_errors(model, "model"):
             base, loading = auto.from_pretrained(model.path, use_safetensors=True, output_loading_info=True, **options)

@@ -126,7 +126,7 @@ def _train(
     progress = _resume(run, run_dir, summary)
     choices = [*choices, *chosen_here, *chosen_with_model]
     log.emit("start", step=progress.step, steps=run.sampler.steps, **_start_facts(run, summary, shape, choices))
-    with fast_products(longest=int(run.train.lengths.max())), _watched(run):
+    with fast_products(longest=int(run.train.lengths.max())), watched(run):
         fit(run, progress)
         _finish(run, loaded, run_dir, progress)
 
@@ -182,7 +182,9 @@ def build(
     return run, loaded, [*packing_choices, *interval_choices]
 
 
-def _watched(run: Run) -> contextlib.AbstractContextManager[None]:
+def watched(run: Run) -> contextlib.AbstractContextManager[None]:
+    """Within it a worker whose collectives hang for `train.hang_after` is ended."""
+
     def report(message: str) -> None:
         run.log.emit("warning", step=None, message=message)
 
