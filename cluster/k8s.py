@@ -5,6 +5,7 @@ They are rendered, parsed and checked for structure, no more: nothing here has b
 
 import importlib.metadata
 import re
+import textwrap
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -61,8 +62,8 @@ def plan_deployment(job: JobSpec, *, image: str, claim: str, namespace: str, mou
 
     Raises ConfigError: workers left open, paths outside the shared storage, workers that fill no whole pods, too low a limit.
     """
-    workers, gpus = job.cluster.workers, 1 if job.cluster.gpus_per_worker == "auto" else job.cluster.gpus_per_worker
-    if not isinstance(workers, int):
+    workers, gpus = job.cluster.most, 1 if job.cluster.gpus_per_worker == "auto" else job.cluster.gpus_per_worker
+    if job.cluster.workers == "auto":
         raise ConfigError(
             "cluster.workers: expected a number: the cluster it would be chosen from is not there yet", "--set cluster.workers=8"
         )
@@ -95,11 +96,26 @@ def render(deployment: Deployment) -> dict[str, str]:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "kuberay"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(Path(__file__).parent / "kuberay"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
+    templates.filters |= {"flow": _flow, "block": _block}
     env = [{"name": name, "value": value} for name, value in _ENVIRONMENT.items()]
     filled: dict[str, Any] = asdict(deployment) | {"pod": _POD, "container": _CONTAINER, "env": env, "home": _HOME, "user": _USER}
     return {name: templates.get_template(f"{name}.j2").render(filled).strip() + "\n" for name in FILES}
+
+
+def _flow(value: Any) -> str:
+    """YAML on one line."""
+    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6).strip()
+
+
+def _block(value: Any, width: int) -> str:
+    """YAML on lines of their own, so far indented."""
+    return "\n" + textwrap.indent(yaml.safe_dump(value, default_flow_style=None, sort_keys=False, width=10**6), " " * width).rstrip()
 
 
 def kubernetes_name(name: str) -> str:

@@ -21,7 +21,7 @@ import yaml
 
 from cluster.errors import ClusterTooSmall, WorkersFailed
 from cluster.job import JobSpec, as_written, check_paths, identity, read_job, write_job
-from cluster.launch import connected, launch, place_workers
+from cluster.launch import check_shared, connected, launch, place_workers
 from cluster.space import Point, Space, at_point
 from trainers.defaults import Choice
 from trainers.errors import ConfigError, RunBusyError, TrainersError
@@ -99,7 +99,8 @@ def _run_open(search: Search, jobs: Sequence[JobSpec], tell: Callable[[str], Non
     """Those trials that have not ended for good."""
     known, cluster = read_trials(search), search.job.cluster
     _set_switches()
-    with connected(cluster.address, workers=cluster.workers, cpus=cluster.cpus_per_worker):
+    with connected(cluster.address, cpus=cluster.fewest * cluster.cpus_per_worker):
+        check_shared(search.folder)
         places = zip(jobs, known, strict=True)
         placed = [place_workers(job, ray.cluster_resources()) for job, trial in places if trial.status in ("waiting", "lost")]
         if placed:
@@ -148,7 +149,7 @@ def room_for(job: JobSpec, nodes: Sequence[Mapping[str, float]]) -> int:
 
     Raises ClusterTooSmall.
     """
-    cpus, gpus, workers = job.cluster.cpus_per_worker, int(job.cluster.gpus_per_worker), int(job.cluster.workers)
+    cpus, gpus, workers = job.cluster.cpus_per_worker, int(job.cluster.gpus_per_worker), job.cluster.most
     slots = sum(min(int(node.get("CPU", 0)) // cpus, int(node.get("GPU", 0)) // gpus if gpus else 10**9) for node in nodes)
     if slots < workers:
         raise ClusterTooSmall(f"a trial needs {workers} workers, the cluster has room for {slots}", "lower cluster.workers")
@@ -168,9 +169,9 @@ def trial_name(number: int) -> str:
 
 
 def _trial_job(search: Search, number: int, point: Point) -> JobSpec:
-    """Workers left open are one: more trials at a time serve a search better than faster ones."""
+    """With as few workers as the job allows, one where it is left open: more trials at a time serve a search better than faster ones."""
     job = at_point(search.job, point, source=search.source)
-    cluster = job.cluster.model_copy(update={"workers": 1 if job.cluster.workers == "auto" else job.cluster.workers})
+    cluster = job.cluster.model_copy(update={"workers": job.cluster.fewest})
     return job.model_copy(update={"name": trial_name(number), "output": search.folder, "cluster": cluster})
 
 
@@ -231,7 +232,7 @@ def _fit(
 
 def _resources(job: JobSpec) -> dict[str, float]:
     """Of the trial's own process. Beside workers of its own it only waits; Ray wants it to ask for something."""
-    if int(job.cluster.workers) > 1:
+    if job.cluster.most > 1:
         return {"memory": float(2**20)}
     return {"CPU": float(job.cluster.cpus_per_worker), "GPU": float(job.cluster.gpus_per_worker)}
 
@@ -271,7 +272,7 @@ def _run_trial(run_dir: Path, metric: Metric, choices: Sequence[Choice]) -> None
     """What Ray runs for a trial. A TrainersError is final: it is in the run's events, and returning keeps Ray from trying again."""
     job, reporter = read_job(run_dir), _Reporter(metric)
     try:
-        if int(job.cluster.workers) > 1:
+        if job.cluster.most > 1:
             launch(job, reporter)
         else:
             from trainers.worker import train
