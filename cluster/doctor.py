@@ -200,7 +200,7 @@ def check_shared(output: Path, nodes: Sequence[Mapping[str, Any]]) -> Check:
         return Check(
             "shared storage", "problem", f"{output} is not seen by {', '.join(blind)}", "set output to a path that all nodes mount"
         )
-    return Check("shared storage", "ok", f"{len(nodes)} node{'s' if len(nodes) != 1 else ''} see {output}")
+    return Check("shared storage", "ok", f"{output} is seen by {len(nodes)} node{'s' if len(nodes) != 1 else ''}")
 
 
 # What there is

@@ -85,6 +85,19 @@ def tune(
 
 
 @app.command()
+def suggest(
+    job: JobFile,
+    gpu: Annotated[str | None, typer.Option(help="h200, h100, a100-80, l40s, rtx4090, ... or cpu; else what this machine has.")] = None,
+    set_: Set = [],  # noqa: B006
+    json_: Json = False,
+) -> None:
+    """Propose learning rate, batch, epochs, rank, quantisation and length for a job, with reasons."""
+    from consortium.suggest import suggest_values
+
+    suggest_values(job, set_, gpu, as_json=json_)
+
+
+@app.command()
 def evaluate(
     target: Annotated[Path, typer.Argument(help="Run directory, adapter, model directory.", metavar="RUN|MODEL")],
     data: Annotated[Path, typer.Option(help="Rows to evaluate on.")],
