@@ -26,6 +26,12 @@ Point = dict[str, Any]
 
 _FIXED = ("name", "output", "cluster", "tracking", "checkpoint", "task", "data.train", "data.validation", "data.validation_fraction",
           "data.group_by")  # fmt: skip
+_EXAMPLES: dict[Kind, str] = {
+    "uniform": "{uniform: [0.0, 0.1]}",
+    "loguniform": "{loguniform: [1e-5, 1e-3]}",
+    "choice": "{choice: [8, 16, 32]}",
+    "randint": "{randint: [1, 4]}",
+}
 _DRAWS_A_POINT = 100
 _DIGITS = 4
 
@@ -111,7 +117,7 @@ def _range(where: str, body: Any) -> Range:
                           f"there are {', '.join(known)}")  # fmt: skip
     values = [as_number(value) for value in values] if isinstance(values, list) else values
     if problem := _problem(cast(Kind, kind), values):
-        raise ConfigError(f"{where}: {kind}: {problem}, got {json.dumps(values, default=str)}", "as in {uniform: [0.0, 0.1]}")
+        raise ConfigError(f"{where}: {kind}: {problem}, got {json.dumps(values, default=str)}", f"as in {_EXAMPLES[cast(Kind, kind)]}")
     return Range(cast(Kind, kind), tuple(values))
 
 

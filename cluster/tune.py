@@ -33,8 +33,8 @@ Metric = Literal["eval_loss", "accuracy", "macro_f1"]
 Status = Literal["waiting", "finished", "stopped", "failed", "lost"]
 """`stopped` by the scheduler; `lost` to a fault of the machine, and tried again when the search is continued."""
 
-_FIRST_RUNG, _REDUCTION, _WHOLE = 10, 3, 100
-"""Percent of a trial: compared at 10, 30 and 90, and the best third goes on."""
+_FIRST_RUNG, _REDUCTION, _LAST_RUNG = 10, 3, 50
+"""Percent of a trial: compared at 10 and at 30, where the best third goes on; who is half through is let through."""
 
 
 @dataclass(frozen=True)
@@ -248,9 +248,9 @@ def _scheduler(search: Search, known: Sequence[Trial]) -> Any:
         metric=search.metric,
         mode="min" if search.metric == "eval_loss" else "max",
         grace_period=_FIRST_RUNG,
-        max_t=_WHOLE,
+        max_t=_LAST_RUNG,
         reduction_factor=_REDUCTION,
-        stop_last_trials=False,  # a trial at its end still writes its model
+        stop_last_trials=False,
     )
     for trial in known:
         if trial.status in ("finished", "stopped"):
@@ -285,7 +285,10 @@ def _run_trial(run_dir: Path, metric: Metric, choices: Sequence[Choice]) -> None
 
 
 class _Reporter:
-    """Tells Ray Tune each evaluation of a run; a trial that is to end does not come back from telling."""
+    """Tells Ray Tune each evaluation of a run but the last, after which it still writes its model.
+
+    A trial that is to end does not come back from telling.
+    """
 
     def __init__(self, metric: Metric) -> None:
         self._metric, self._steps = metric, 1
@@ -295,7 +298,7 @@ class _Reporter:
 
         if event["event"] == "start":
             self._steps = event["steps"]
-        elif event["event"] == "eval" and event["metrics"].get(self._metric) is not None:
+        elif event["event"] == "eval" and event["step"] < self._steps and event["metrics"].get(self._metric) is not None:
             tune.report({"percent": 100 * event["step"] / self._steps, self._metric: event["metrics"][self._metric]})
 
     def close(self) -> None:
