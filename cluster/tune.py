@@ -18,6 +18,8 @@ from typing import Any, Literal
 
 import ray
 import yaml
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
 from cluster.errors import ClusterTooSmall, WorkersFailed
 from cluster.job import JobSpec, as_written, check_paths, identity, read_job, write_job
@@ -192,7 +194,7 @@ def _write_search(search: Search) -> None:
 
 
 def _set_switches() -> None:
-    """Of Ray Tune, which reads them when it is imported: no logs of its own, Ctrl-C is ours, workers stay in their folder."""
+    """Of Ray Tune: no logs of its own, Ctrl-C is ours, a trial may have nothing to tell, workers stay in their folder."""
     switches = ("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "TUNE_DISABLE_SIGINT_HANDLER", "TUNE_DISABLE_STRICT_METRIC_CHECKING")
     os.environ.update(dict.fromkeys(switches, "1") | {"RAY_CHDIR_TO_TRIAL_DIR": "0"})
 
@@ -204,8 +206,6 @@ def _fit(
     concurrent: int,
     tell: Callable[[str], None],
 ) -> None:
-    from ray import tune
-
     first, metric = placed[0][0], search.metric
     choices = {str(write_job(job)): chosen for job, chosen in placed}
 
@@ -220,7 +220,7 @@ def _fit(
             name="ray",
             storage_path=str(search.folder),
             failure_config=tune.FailureConfig(max_failures=first.cluster.max_failures),
-            callbacks=[_watcher(search, tell)],
+            callbacks=[_Watcher(search.metric, tell)],
             verbose=0,
         ),
     )
@@ -239,8 +239,6 @@ def _resources(job: JobSpec) -> dict[str, float]:
 
 def _scheduler(search: Search, known: Sequence[Trial]) -> Any:
     """ASHA by percent of a trial, so that trials of unlike length compare; what earlier trials have shown is told to it first."""
-    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
-
     if not search.asha:
         return FIFOScheduler()
     scheduler = ASHAScheduler(
@@ -294,8 +292,6 @@ class _Reporter:
         self._metric, self._steps = metric, 1
 
     def on_event(self, event: Event) -> None:
-        from ray import tune
-
         if event["event"] == "start":
             self._steps = event["steps"]
         elif event["event"] == "eval" and event["step"] < self._steps and event["metrics"].get(self._metric) is not None:
@@ -305,28 +301,31 @@ class _Reporter:
         pass
 
 
-def _watcher(search: Search, tell: Callable[[str], None]) -> Any:
-    from ray.tune import Callback
+class _Watcher(tune.Callback):
+    """Says what becomes of each trial, and sees to it that its run directory says so too."""
 
-    class Watcher(Callback):
-        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
-            if search.metric in result:
-                name = Path(trial.config["run_dir"]).name
-                tell(f"{name}  {result['percent']:3.0f} %  {search.metric} {result[search.metric]:.4f}")
+    def __init__(self, metric: Metric, tell: Callable[[str], None]) -> None:
+        self._metric, self._tell = metric, tell
 
-        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            run_dir = Path(trial.config["run_dir"])
-            _record_stop(run_dir)
-            tell(f"{run_dir.name}  {_status(_last_word(_events(run_dir)))}")
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Ray keeps a copy of its callbacks, which nothing reads and a terminal cannot go into
 
-        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            run_dir = Path(trial.config["run_dir"])
-            with _record(run_dir) as log:
-                log.emit("failure", step=0, error=WorkersFailed.__name__, message="the trial's process died, and again when started anew",
-                         hint="once the cause is gone, --resume goes on", exit_code=WorkersFailed.exit_code)  # fmt: skip
-            tell(f"{run_dir.name}  lost")
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        if self._metric in result:
+            name = Path(trial.config["run_dir"]).name
+            self._tell(f"{name}  {result['percent']:3.0f} %  {self._metric} {result[self._metric]:.4f}")
 
-    return Watcher()
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        run_dir = Path(trial.config["run_dir"])
+        _record_stop(run_dir)
+        self._tell(f"{run_dir.name}  {_status(_last_word(_events(run_dir)))}")
+
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        run_dir = Path(trial.config["run_dir"])
+        with _record(run_dir) as log:
+            log.emit("failure", step=0, error=WorkersFailed.__name__, message="the trial's process died, and again when started anew",
+                     hint="once the cause is gone, --resume goes on", exit_code=WorkersFailed.exit_code)  # fmt: skip
+        self._tell(f"{run_dir.name}  lost")
 
 
 def _record_stop(run_dir: Path) -> None:

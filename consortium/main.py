@@ -69,7 +69,7 @@ def resume(
 @app.command()
 def tune(
     job: JobFile,
-    space: Annotated[Path, typer.Option(help="Fields and their ranges (YAML).", metavar="SPACE.yaml")],
+    space: Annotated[Path, typer.Option(help="YAML, as in train.learning_rate: {loguniform: [1e-5, 1e-3]}.", metavar="SPACE.yaml")],
     trials: Annotated[int, typer.Option(help="Points tried.", min=1)] = 16,
     concurrent: Annotated[int | None, typer.Option(help="Trials at a time; as many as the cluster has room for.", min=1)] = None,
     scheduler: Annotated[str, typer.Option(help="asha stops the worse trials early; random runs all to the end.")] = "asha",
