@@ -191,7 +191,9 @@ def check_continues(job: JobSpec, folder: Path | None = None) -> None:
     changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name) and not _is_free(name))
     if changed:
         listed = ", ".join(f"{name} (was {before.get(name)}, is {now.get(name)})" for name in changed[:5])
-        raise ConfigError(f"{job.store_url or job.run_dir} holds a run of another job: {listed}", "give this one another name: --set name=NAME")
+        raise ConfigError(
+            f"{job.store_url or job.run_dir} holds a run of another job: {listed}", "give this one another name: --set name=NAME"
+        )
 
 
 def identity(job: JobSpec) -> str:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.space import Range
 from cluster.tune import Metric, Search, Trial, best_of, best_trial
-from trainers.pictures import COLOURS, quiet_axes, svg
+from trainers.pictures import COLOURS, style, svg
+from trainers.report import templates
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,12 +66,7 @@ def ranked(trials: Sequence[Trial], metric: Metric) -> list[Trial]:
 
 def render(search: Search, facts: Mapping[str, Any], picture: str) -> str:
     """One HTML page, readable offline: nothing is fetched, nothing runs."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = templates.get_template("tune.html.j2")
+    template = templates(Path(__file__).parent, escape=True).get_template("tune.html.j2")
     return template.render(facts=facts, metric=search.metric, fields=list(search.space.ranges), picture=picture, job=search.job)
 
 
@@ -89,7 +85,7 @@ def draw_search(trials: Sequence[Trial], ranges: Mapping[str, Range], metric: Me
 
 
 def _draw_course(axes: "Axes", trials: Sequence[Trial], metric: Metric) -> None:
-    quiet_axes(axes)
+    style(axes)
     numbers = [trial.number for trial in trials]
     so_far = [
         best_of([earlier.best for earlier in trials[: place + 1] if earlier.best is not None], metric) for place in range(len(trials))
@@ -104,7 +100,7 @@ def _draw_course(axes: "Axes", trials: Sequence[Trial], metric: Metric) -> None:
 
 
 def _draw_field(axes: "Axes", trials: Sequence[Trial], name: str, values: Range, metric: Metric) -> None:
-    quiet_axes(axes)
+    style(axes)
     if values.kind == "choice":
         options = [json.dumps(value) for value in values.values]
         _scatter(axes, [options.index(json.dumps(trial.point[name])) for trial in trials], trials)

@@ -64,7 +64,9 @@ def test_a_cluster_too_small_for_every_point_is_the_users_mistake(llama_dir: Pat
 
 
 def test_the_help_of_bench_imports_nothing_heavy() -> None:
-    code = "import sys, consortium.main; sys.argv = ['consortium', 'bench', '--help']\ntry: consortium.main.main()\nexcept SystemExit: pass\n"
+    code = (
+        "import sys, consortium.main; sys.argv = ['consortium', 'bench', '--help']\ntry: consortium.main.main()\nexcept SystemExit: pass\n"
+    )
     heavy = "print(sorted(set(sys.modules) & {'torch', 'ray', 'transformers', 'datasets', 'deepspeed', 'numpy', 'pydantic'}))"
     output = subprocess.run([sys.executable, "-c", code + heavy], capture_output=True, text=True, check=True, cwd=helpers.REPOSITORY).stdout
     assert "--project" in output and output.splitlines()[-1] == "[]"
