@@ -169,7 +169,7 @@ def _model_path(path: str, folder: Path) -> str:
 def check_paths(job: JobSpec) -> None:
     """Raise ModelError or DataError for a path of the job that is not on this machine, before anything is started."""
     model = Path(job.model.path)
-    if job.model.path and model.isabsolute() and not model.is_dir():
+    if job.model.path and model.is_absolute() and not model.is_dir():
         raise ModelError(f"model.path: no directory {model}", "a directory with config.json, weights and tokenizer, or a hub id")
     for path in [*job.data.train, *job.data.validation]:
         if not path.exists():

@@ -43,7 +43,7 @@ def _make_search(folder: Path, model: Path, *, trials: int = 4, ranges: dict[str
         "tracking": {"tensorboard": False},
         "output": folder,
     }
-    ranges = ranges or {"train.learning_rate": Range("choice", (1e-2, 1e-6, 3e-6, 3e-3)), "method.rank": Range("randint", (4, 8))}
+    ranges = ranges or {"train.learning_rate": Range("choice", (1e-2, 1e-6)), "method.rank": Range("randint", (2, 8))}
     job = JobSpec.model_validate(values | blocks)
     return Search(job, Space(1, ranges), folder / "space.yaml", "eval_loss", trials, True, None, folder / "small-tune")
 

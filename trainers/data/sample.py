@@ -40,7 +40,8 @@ def sample(data: DataConfig, task: Task, tokenizer: PreTrainedTokenizerBase) -> 
             place = len(drawn) if len(drawn) < SAMPLED else rng.randrange(rows)  # algorithm R: each row is as likely to stay
             if place < SAMPLED:
                 drawn[place : place + 1] = [content]
-    found = [outcome for outcome in encode(drawn, tokenizer, max_length=10**9, truncate=True) if not isinstance(outcome, BadRow)]
+    encoded = encode(drawn, tokenizer, max_length=10**9, truncate=True) if drawn else []
+    found = [examples for examples in encoded if not isinstance(examples, BadRow)]
     if not found:
         raise DataError("no row of data.train can be read", "consortium data inspect FILE --job JOB.yaml says why")
     lengths = np.array([sum(len(example.ids) for example in examples) for examples in found])
