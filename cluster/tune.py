@@ -194,9 +194,9 @@ def _write_search(search: Search) -> None:
 
 
 def _set_switches() -> None:
-    """Of Ray Tune: no logs of its own, Ctrl-C is ours, a trial may have nothing to tell, workers stay in their folder."""
+    """Of Ray Tune: no logs and no tables of its own, Ctrl-C is ours, a trial may have nothing to tell, workers stay in their folder."""
     switches = ("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "TUNE_DISABLE_SIGINT_HANDLER", "TUNE_DISABLE_STRICT_METRIC_CHECKING")
-    os.environ.update(dict.fromkeys(switches, "1") | {"RAY_CHDIR_TO_TRIAL_DIR": "0"})
+    os.environ.update(dict.fromkeys(switches, "1") | {"RAY_CHDIR_TO_TRIAL_DIR": "0", "RAY_AIR_NEW_OUTPUT": "0"})
 
 
 def _fit(

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from cluster.space import Range
 from cluster.tune import Metric, Search, Trial, best_of, best_trial
 from trainers.pictures import COLOURS, style, svg
-from trainers.report import templates
+from trainers.report import number, templates
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_OUTCOMES = (("finished", ("finished",)), ("stopped early", ("stopped",)), ("failed", ("failed", "lost")), ("not done", ("waiting",)))
 _WIDTH, _ROW_HEIGHT, _PNG_DPI = 9.2, 2.9, 130
 
 
@@ -67,7 +68,17 @@ def ranked(trials: Sequence[Trial], metric: Metric) -> list[Trial]:
 def render(search: Search, facts: Mapping[str, Any], picture: str) -> str:
     """One HTML page, readable offline: nothing is fetched, nothing runs."""
     template = templates(Path(__file__).parent, escape=True).get_template("tune.html.j2")
-    return template.render(facts=facts, metric=search.metric, fields=list(search.space.ranges), picture=picture, job=search.job)
+    return template.render(
+        facts=facts, headline=_headline(facts), metric=search.metric, fields=list(search.space.ranges), picture=picture, job=search.job
+    )
+
+
+def _headline(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The numbers at the top of the page."""
+    metric, trials = facts["metric"], facts["trials"]
+    best = next((trial[metric] for trial in trials if trial["trial"] == facts["best"]), None)
+    outcomes = [(word, sum(trial["status"] in statuses for trial in trials)) for word, statuses in _OUTCOMES]
+    return [(f"best {metric.replace('_', ' ')}", number(best)), *((word, number(count)) for word, count in outcomes)]
 
 
 def draw_search(trials: Sequence[Trial], ranges: Mapping[str, Range], metric: Metric) -> "Figure":

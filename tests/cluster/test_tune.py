@@ -94,16 +94,15 @@ def test_the_report_is_one_page_with_a_picture_and_a_png(search: Search, trials:
 
 
 def test_a_search_that_is_continued_keeps_finished_trials_and_goes_on_with_the_others(search: Search, trials: list[Trial]) -> None:
-    kept = [trial for trial in trials if trial.status == "finished"]
-    again = next(trial for trial in trials if trial.status == "stopped")
+    again, *_ = [trial for trial in trials if trial.status == "finished"]
     events = again.run_dir / "events.jsonl"
-    lines = events.read_text().splitlines(keepends=True)
-    events.write_text("".join(lines[:-1]))  # as an interruption would have left it
-    before = {trial.name: (trial.run_dir / "report.json").stat().st_mtime_ns for trial in kept}
+    events.write_text("".join(events.read_text().splitlines(keepends=True)[:-1]))  # as an interruption would have left it
+    before = {trial.name: (trial.run_dir / "report.json").stat().st_mtime_ns for trial in trials}
     done = run_search(search, lambda line: None)
-    assert {trial.name: (trial.run_dir / "report.json").stat().st_mtime_ns for trial in kept} == before
-    assert done[again.number].status in ("finished", "stopped")
-    assert helpers.events(again.run_dir, "start")[-1]["step"] >= 1  # from its checkpoint
+    after = {trial.name: (trial.run_dir / "report.json").stat().st_mtime_ns for trial in done}
+    assert [name for name in after if after[name] != before[name]] == [again.name]
+    assert [trial.status for trial in done] == [trial.status for trial in trials]
+    assert [event["step"] for event in helpers.events(again.run_dir, "start")] == [0, STEPS]
 
 
 def test_a_folder_of_another_search_is_refused(search: Search, trials: list[Trial]) -> None:
