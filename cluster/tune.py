@@ -1,8 +1,8 @@
 """A search over fields of a job: trials on Ray Tune, stopped early by ASHA (Li et al. 2020). The one file that imports ray.tune.
 
-Each trial is an ordinary run in a directory of its own, `trial-00` and so on, trained by the worker code in the trial's own process, or by
-Ray Train when it has more workers. What is known of a trial is read from its directory and never from what Ray pickles: so a search that
-was interrupted keeps its finished trials, and the others go on from their checkpoints.
+Each trial is an ordinary run in a directory of its own, `trial-00` and so on, trained by the worker code in the trial's own process, or
+when it has more workers by Ray Train under a driver of its own. What is known of a trial is read from its directory and never from what
+Ray pickles: so a search that was interrupted keeps its finished trials, and the others go on from their checkpoints.
 """
 
 import contextlib
@@ -10,6 +10,9 @@ import json
 import math
 import os
 import shutil
+import subprocess
+import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,11 +26,11 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
 from cluster.errors import ClusterTooSmall, WorkersFailed
 from cluster.job import JobSpec, as_written, check_paths, identity, read_job, write_job
-from cluster.launch import check_shared, connected, launch, place_workers
+from cluster.launch import check_shared, connected, place_workers
 from cluster.space import Point, Space, at_point
 from trainers.defaults import Choice
 from trainers.errors import ConfigError, RunBusyError, TrainersError
-from trainers.events import Event, EventLog
+from trainers.events import Event, EventLog, Tail
 from trainers.lease import Lease
 from trainers.report import read_events, write_report
 
@@ -37,6 +40,7 @@ Status = Literal["waiting", "finished", "stopped", "failed", "lost"]
 
 _FIRST_RUNG, _REDUCTION, _LAST_RUNG = 10, 3, 50
 """Percent of a trial: compared at 10 and at 30, where the best third goes on; who is half through is let through."""
+_FOLLOW_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -271,15 +275,41 @@ def _run_trial(run_dir: Path, metric: Metric, choices: Sequence[Choice]) -> None
     job, reporter = read_job(run_dir), _Reporter(metric)
     try:
         if job.cluster.most > 1:
-            launch(job, reporter)
+            _follow_driver(run_dir, reporter)
         else:
             from trainers.worker import train
 
             train(run_dir, run_id=uuid.uuid4().hex, choices=choices, listeners=[reporter])
-    except RunBusyError:  # of a process that died elsewhere a moment ago
+    except (RunBusyError, WorkersFailed):  # held by a process that died elsewhere a moment ago; or a fault of the machine
         raise
     except TrainersError:
         return
+
+
+def _follow_driver(run_dir: Path, reporter: "_Reporter") -> None:
+    """Run a trial's workers under a driver in a process of its own (see cluster.trial), which ends with this one."""
+    address = ray.get_runtime_context().gcs_address
+    tail = Tail(run_dir / "events.jsonl")
+    with (run_dir / "driver.log").open("w") as log:
+        driver = subprocess.Popen(
+            [sys.executable, "-m", "cluster.trial", str(run_dir), address],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+    try:
+        over = False
+        while not over:
+            over = driver.poll() is not None  # looked at first, so that nothing it wrote before its end is missed
+            for event in tail.new():
+                reporter.on_event(event)
+            time.sleep(0 if over else _FOLLOW_SECONDS)
+    finally:
+        driver.kill()
+        driver.wait()
+    if driver.returncode:
+        raise WorkersFailed(f"the trial's driver ended with {driver.returncode}", f"{run_dir}/driver.log says more")
 
 
 class _Reporter:

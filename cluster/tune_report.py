@@ -120,6 +120,8 @@ def _draw_field(axes: "Axes", trials: Sequence[Trial], name: str, values: Range,
     else:
         _scatter(axes, [trial.point[name] for trial in trials], trials)
         axes.set_xscale("log" if values.kind == "loguniform" else "linear")
+        if values.kind == "randint":
+            axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(xlabel=name, ylabel=metric.replace("_", " "))
 
 
