@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from cluster.space import Range
 from cluster.tune import Metric, Search, Trial, best_of, best_trial
 from trainers.pictures import COLOURS, style, svg
@@ -96,21 +98,25 @@ def draw_search(trials: Sequence[Trial], ranges: Mapping[str, Range], metric: Me
 
 
 def _draw_course(axes: "Axes", trials: Sequence[Trial], metric: Metric) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     style(axes)
     numbers = [trial.number for trial in trials]
     so_far = [
         best_of([earlier.best for earlier in trials[: place + 1] if earlier.best is not None], metric) for place in range(len(trials))
     ]
-    axes.plot(numbers, so_far, color=COLOURS["muted"], linewidth=1.2, drawstyle="steps-post", label="best so far")
+    axes.plot(numbers, np.array(so_far, dtype=float), color=COLOURS["muted"], linewidth=1.2, drawstyle="steps-post", label="best so far")
     _scatter(axes, numbers, trials)
     axes.set(xlabel="trial", ylabel=metric.replace("_", " "))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend = axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False)
     for text in legend.get_texts():
         text.set(color=COLOURS["muted"], fontsize=9)
 
 
 def _draw_field(axes: "Axes", trials: Sequence[Trial], name: str, values: Range, metric: Metric) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     style(axes)
     if values.kind == "choice":
         options = [json.dumps(value) for value in values.values]
@@ -121,7 +127,7 @@ def _draw_field(axes: "Axes", trials: Sequence[Trial], name: str, values: Range,
         _scatter(axes, [trial.point[name] for trial in trials], trials)
         axes.set_xscale("log" if values.kind == "loguniform" else "linear")
         if values.kind == "randint":
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel=name, ylabel=metric.replace("_", " "))
 
 
@@ -129,4 +135,5 @@ def _scatter(axes: "Axes", places: Sequence[float], trials: Sequence[Trial]) -> 
     for label, marker, colour, wanted in (("finished", "o", "accent", True), ("stopped early", "x", "second", False)):
         chosen = [(place, trial.best) for place, trial in zip(places, trials, strict=True) if (trial.status == "finished") is wanted]
         if chosen:
-            axes.scatter(*zip(*chosen, strict=True), marker=marker, color=COLOURS[colour], s=26, label=label, zorder=3)
+            across, up = zip(*chosen, strict=True)
+            axes.scatter(across, up, marker=marker, color=COLOURS[colour], s=26, label=label, zorder=3)

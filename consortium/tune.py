@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -32,17 +32,23 @@ def tune_job(
         raise ConfigError(f"--scheduler {scheduler}: expected asha or random")
     job = load_job(path, [*overrides, *([f"checkpoint.best_by={metric}"] if metric else [])])
     space = read_space(space_file, job)
-    folder = (output or job.output / f"{job.name}-tune").resolve()
+    folder = _folder(job, output)
     if (folder / "search.json").exists() and not resume:
         raise ConfigError(f"{folder} already holds a search", "--resume continues it; --output DIR starts another")
     _run(job, space, space_file, folder=folder, trials=trials, asha=scheduler == "asha", concurrent=concurrent)
+
+
+def _folder(job: JobSpec, asked: Path | None) -> Path:
+    if asked is None and not isinstance(job.output, Path):
+        raise ConfigError(f"output {job.output} is a URL: a search needs a folder that all nodes share", "--output DIR")
+    return (asked or Path(job.output) / f"{job.name}-tune").resolve()
 
 
 def _run(job: JobSpec, space: Space, space_file: Path, *, folder: Path, trials: int, asha: bool, concurrent: int | None) -> None:
     from cluster.tune import Metric, Search, best_trial, run_search, write_best
     from cluster.tune_report import write_search_report
 
-    metric = cast(Metric, job.checkpoint.best_by or "eval_loss")
+    metric: Metric = job.checkpoint.best_by or "eval_loss"
     search = Search(job, space, space_file, metric, trials, asha, concurrent, folder)
     count = len(space.points(trials))
     few = "" if count == trials else f" (the space has no more than {count} points)"

@@ -5,7 +5,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from packaging.specifiers import SpecifierSet
 from cluster import doctor
 from cluster.doctor import Check
 from tests import helpers
+from tests.cluster.raylets import Raylets, two_raylets
 
 GIB = 2**30
 
@@ -143,43 +143,21 @@ def test_a_head_that_does_not_answer_is_a_problem_and_no_more(tmp_path: Path) ->
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real head with its dashboard, asking for a token."""
-    folder = tmp_path_factory.mktemp("head")
-    token = folder / "token"
-    token.write_text("d" * 64)
-    token.chmod(0o600)
-    ports = []
-    for _ in range(2):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            ports.append(free.getsockname()[1])
-    environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
-    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={ports[0]}", "--num-cpus=2",
-               f"--dashboard-port={ports[1]}", "--dashboard-host=127.0.0.1", "--include-dashboard=true"]  # fmt: skip
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
-    try:
-        for _ in range(240):
-            if doctor._answers("127.0.0.1", ports[1]) or process.poll() is not None:
-                break
-            time.sleep(0.5)
-        yield f"http://127.0.0.1:{ports[1]}"
-    finally:
-        del os.environ["RAY_AUTH_TOKEN_PATH"]
-        process.terminate()
-        process.wait(timeout=60)
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Raylets]:
+    with two_raylets(tmp_path_factory.mktemp("home")) as running:
+        yield running
 
 
 @pytest.mark.slow
-def test_a_real_cluster_is_asked_for_clocks_and_storage(head: str, tmp_path: Path) -> None:
-    found = {check.name: check for check in doctor._cluster(head, tmp_path)}
-    assert found["cluster"].status == "ok" and found["clock of the head"].status == "ok" and found["clocks of the nodes"].status == "ok"
-    assert found["shared storage"].found == f"{tmp_path} is seen by 1 node" and not list(tmp_path.iterdir())
+def test_a_real_cluster_is_asked_for_clocks_and_storage(cluster: Raylets, tmp_path: Path) -> None:
+    done = cluster.consortium("doctor", "--json", "--address", cluster.dashboard, "--output", tmp_path)
+    found = {check["name"]: check for check in json.loads(done.stdout)}
+    assert {found[name]["status"] for name in ("cluster", "clock of the head", "clocks of the nodes")} == {"ok"}, found
+    assert found["shared storage"]["found"] == f"{tmp_path} is seen by 2 nodes" and not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
-def test_a_wrong_token_is_a_problem_with_what_to_do(head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "wrong" * 10)
-    found = {check.name: check for check in doctor._cluster(head, tmp_path)}
-    assert found["cluster"].status == "problem" and "token" in found["cluster"].todo
+def test_a_wrong_token_is_a_problem_with_what_to_do(cluster: Raylets, tmp_path: Path) -> None:
+    done = cluster.consortium("doctor", "--address", cluster.dashboard, "--output", tmp_path, RAY_AUTH_TOKEN="wrong" * 10)
+    assert done.returncode == 1 and "does not take this token" in done.stdout and "put the cluster's token into" in done.stdout
+    assert cluster.environment["RAY_AUTH_TOKEN"] not in done.stdout + done.stderr
