@@ -25,7 +25,7 @@ from cluster.errors import ClusterTooSmall, ClusterUnreachable, WorkersFailed
 from cluster.job import JobSpec, WorkerRange, check_continues, check_paths, write_job
 from trainers.defaults import Choice, Hardware, resolve
 from trainers.errors import ConfigError, TrainersError
-from trainers.events import Event, EventLog, Listener
+from trainers.events import Event, EventLog, Listener, Tail
 from trainers.lease import check_free
 from trainers.report import write_report
 from trainers.storage import Store, publish
@@ -266,22 +266,13 @@ def _following(view: View, listener: Listener) -> Iterator[list[Event]]:
     """Show a run's events to `listener` while it writes them; the list fills with those of this launch."""
     path = view.folder / EVENTS
     seen: list[Event] = []
-    stop = threading.Event()
-    position = path.stat().st_size if path.exists() else 0
+    stop, tail = threading.Event(), Tail(path)
 
     def drain() -> None:
-        nonlocal position
         view.refresh()
-        if not path.exists():
-            return
-        with path.open("rb") as stream:
-            stream.seek(position)
-            for line in stream:
-                if not line.endswith(b"\n"):
-                    break
-                position += len(line)
-                seen.append(json.loads(line))
-                listener.on_event(seen[-1])
+        for event in tail.new():
+            seen.append(event)
+            listener.on_event(event)
 
     def follow() -> None:
         while not stop.wait(_FOLLOW_SECONDS if view.store is None else _FETCH_SECONDS):
