@@ -7,9 +7,10 @@ own, so that its peak of memory is its own, through the same launch as training.
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,7 +18,7 @@ import ray
 
 from cluster.errors import ClusterTooSmall
 from cluster.job import JobSpec, check_paths, load_job, read_values, write_job
-from cluster.launch import connected, place_workers, run_workers
+from cluster.launch import check_shared, connected, place_workers, run_workers
 from trainers.config import LoraMethod, validate
 from trainers.errors import ConfigError
 from trainers.report import write_atomically
@@ -37,6 +38,11 @@ FORMULAS = {
     "projected": "computing takes as long as on the most workers measured, communication as a ring all-reduce: (n - 1) / n; "
     "memory is a + b / n through the fewest and the most workers measured. Not measured, and blind to a slower network between machines",
 }
+
+
+ENDED_BY_SYSTEM = "a worker was ended by the system, as happens when a machine runs out of memory"
+_SIGNS_OF_DEATH = ("The actor died", "OutOfMemoryError", "SYSTEM_ERROR")
+"""In what Ray says of a worker that was killed"""
 
 
 @dataclass(frozen=True)
@@ -101,13 +107,10 @@ def make_grid(
     job: JobSpec, workers: Sequence[int], methods: Sequence[Method] = (), stages: Sequence[int] = (), lengths: Sequence[int] = ()
 ) -> list[Point]:
     """The product of the lists, workers fastest; an empty one takes the job's value."""
-    return [
-        Point(method, stage, length, count)
-        for method in methods or [method_of(job)]
-        for stage in stages or [job.zero.stage]
-        for length in lengths or [job.data.max_length]
-        for count in sorted(set(workers))
-    ]
+    tried_stages: Sequence[int | str] = stages or [job.zero.stage]
+    tried_lengths: Sequence[int | str] = lengths or [job.data.max_length]
+    tried = product(methods or [method_of(job)], tried_stages, tried_lengths, sorted(set(workers)))
+    return [Point(*values) for values in tried]
 
 
 def job_at(job: JobSpec, point: Point, output: Path) -> JobSpec:
@@ -133,7 +136,7 @@ def run_points(
     stages: Sequence[int] = (),
     lengths: Sequence[int] = (),
     steps: int,
-) -> Iterator[Record]:
+) -> Generator[Record]:
     """Measure point after point on one cluster. No `workers`: as many as the job takes there.
 
     A point that fails is a record with its reason. Raises ConfigError, ModelError, ClusterUnreachable, and ClusterTooSmall where no point
@@ -149,6 +152,7 @@ def run_points(
             workers = [place_workers(job, resources)[0].cluster.most]
         points = make_grid(job, workers, methods, stages, lengths)
         place_workers(job_at(job, points[0], output), resources)  # of each series the smallest comes first
+        check_shared(output)
         for point in points:
             yield _run_point(job_at(job, point, output), point, resources, steps)
 
@@ -156,10 +160,10 @@ def run_points(
 def _run_point(job: JobSpec, point: Point, resources: Mapping[str, float], steps: int) -> Record:
     try:
         job, _ = place_workers(job, resources)
-    except ClusterTooSmall as error:
-        return Record(point, "failed", error.message)
+    except ClusterTooSmall as small:
+        return Record(point, "failed", small.message)
     folder = write_job(job)
-    error = run_workers(job, folder, _work, {"folder": str(folder), "steps": steps})
+    error = run_workers(job, str(folder), _work, {"folder": str(folder), "steps": steps})
     shutil.rmtree(folder / "ray", ignore_errors=True)
     if (folder / "result.json").exists():
         return make_record(point, json.loads((folder / "result.json").read_text()))
@@ -177,8 +181,8 @@ def _work(settings: dict[str, Any]) -> None:
 def _in_one_line(error: BaseException | None) -> str:
     """Of workers that could not say themselves why they ended."""
     text = str(error)
-    if "OutOfMemoryError" in text or "SYSTEM_ERROR" in text or "ActorDiedError" in text:
-        return "a worker was ended by the system, as happens when a machine runs out of memory"
+    if any(sign in text for sign in _SIGNS_OF_DEATH):
+        return ENDED_BY_SYSTEM
     lines = text.strip().splitlines()
     return lines[-1] if lines else "the workers ended without a result"
 

@@ -22,12 +22,14 @@ Entry = Mapping[str, Any]
 
 
 def write_page(results: Mapping[str, Any], output: Path) -> None:
-    """Write bench.png and bench.html."""
+    """Write bench.html, and bench.png if there is a point to draw."""
     figure = draw(results["points"])
-    figure.savefig(output / PICTURE, dpi=150, facecolor="white")
+    if figure is not None:
+        figure.savefig(output / PICTURE, dpi=150, facecolor="white")
     template = templates(Path(__file__).parent, escape=True).get_template("bench.html.j2")
     headings, rows = table(results)
-    page = template.render(results=results, headings=headings, rows=rows, picture=svg(figure), headline=_headline(results["points"]))
+    picture = svg(figure) if figure is not None else None
+    page = template.render(results=results, headings=headings, rows=rows, picture=picture, headline=_headline(results["points"]))
     write_atomically(output / PAGE, page)
 
 
@@ -77,22 +79,25 @@ def _headline(points: Sequence[Entry]) -> list[tuple[str, str]]:
     ]
 
 
-def draw(points: Sequence[Entry]) -> "Figure":
-    """Tokens a second and peak memory over workers, one row of panels for each length; projected points dashed and hollow."""
+def draw(points: Sequence[Entry]) -> "Figure | None":
+    """Tokens a second and peak memory over workers, a row of panels for each length that has points; projected ones dashed and hollow."""
     from matplotlib.figure import Figure
 
-    lengths = list(dict.fromkeys(entry["length"] for entry in points))
+    lengths = list(dict.fromkeys(entry["length"] for entry in points if entry["tokens_per_second"] is not None))
+    if not lengths:
+        return None
     figure = Figure(figsize=(9.2, 0.6 + 3.2 * len(lengths)), layout="constrained", facecolor="none")
     panels = figure.subplots(len(lengths), 2, squeeze=False)
     for (speed, memory), length in zip(panels, lengths, strict=True):
         here = [entry for entry in points if entry["length"] == length]
         _panel(speed, here, "tokens_per_second", f"tokens a second, length {length}", unit=1, ideal=True)
         _panel(memory, here, "peak_memory_bytes", f"peak memory of a worker, GiB, length {length}", unit=_GIB, ideal=False)
+        _scale_speed(speed)
+        memory.set_ylim(0, 1.08 * memory.get_ylim()[1])
     handles = {label: handle for panel in panels[:, 0] for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
-    if handles:
-        legend = figure.legend(handles.values(), handles, loc="outside upper left", ncols=4, frameon=False)
-        for text in legend.get_texts():
-            text.set(color=COLOURS["muted"], fontsize=9)
+    legend = figure.legend(handles.values(), handles, loc="outside upper left", ncols=4, frameon=False)
+    for text in legend.get_texts():
+        text.set(color=COLOURS["muted"], fontsize=9)
     return figure
 
 
@@ -119,8 +124,16 @@ def _panel(axes: "Axes", points: Sequence[Entry], value: str, title: str, *, uni
     axes.minorticks_off()
     axes.set(xlabel="workers")
     axes.set_title(title, loc="left", fontsize=9, color=COLOURS["muted"])
-    axes.set_ylim(bottom=0)
+
+
+def _scale_speed(axes: "Axes") -> None:
+    """Logarithmic, so that speed in proportion to the workers is a straight line."""
+    from matplotlib.ticker import LogLocator
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(lambda tick, _: f"{tick:,.0f}" if tick >= 1000 else f"{tick:g}")
+    axes.yaxis.minorticks_off()
 
 
 def _columns(entries: Sequence[Entry], value: str, unit: float) -> tuple[list[int], list[float]]:

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from trainers.config import Auto, Part, TrainConfig, validate
 from trainers.errors import ConfigError, DataError, ModelError
+from trainers.storage import Store
 
 # A block written as one value: `model: DIR` says `model: {path: DIR}`.
 _SHORTHAND = {"model": "path", "method": "type", "data": "train", "zero": "stage"}
@@ -58,15 +59,23 @@ class JobSpec(TrainConfig):
 
 def load_job(path: Path, overrides: Sequence[str] = ()) -> JobSpec:
     """Read a job file, apply `key.sub=value` overrides, make its paths absolute (they are relative to the file). Raises ConfigError."""
-    return _absolute(validate(JobSpec, read_values(path, overrides), source=str(path)), path.resolve().parent)
+    return absolute(validate(JobSpec, read_values(path, overrides), source=str(path)), path.resolve().parent)
 
 
 def read_values(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The fields of a job file as they are written, with `key.sub=value` overrides applied. Raises ConfigError."""
+    values = read_yaml(path, "`consortium init DIR` writes a job file to start from")
+    for override in overrides:
+        _override(values, override)
+    return {"name": path.stem} | values
+
+
+def read_yaml(path: Path, hint: str) -> dict[str, Any]:
+    """A file of fields. Raises ConfigError, with the hint where there is no such file or it holds something else."""
     try:
         text = path.read_text()
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}", "`consortium init DIR` writes a job file to start from") from error
+        raise ConfigError(f"{path}: {error.strerror or error}", hint) from error
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -74,12 +83,8 @@ def read_values(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise ConfigError(f"{where}: not YAML ({getattr(error, 'problem', None) or error})") from error
     if not isinstance(values, dict):
-        raise ConfigError(
-            f"{path}: expected fields like `task: sft`, got {type(values).__name__}", "`consortium init DIR` writes a job file"
-        )
-    for override in overrides:
-        _override(values, override)
-    return {"name": path.stem} | values
+        raise ConfigError(f"{path}: expected fields like `task: sft`, got {type(values).__name__}", hint)
+    return values
 
 
 def read_job(run_dir: Path) -> JobSpec:
@@ -105,6 +110,11 @@ def _override(values: dict[str, Any], text: str) -> None:
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise ConfigError(f"--set {text}: expected FIELD=VALUE", "as in --set train.learning_rate=1e-4")
+    set_field(values, name, yaml.safe_load(value))
+
+
+def set_field(values: dict[str, Any], name: str, value: Any) -> None:
+    """Set the field of a dotted name in the values of a job, making the blocks above it."""
     *blocks, field = name.split(".")
     place = values
     for block in blocks:
@@ -115,10 +125,17 @@ def _override(values: dict[str, Any], text: str) -> None:
             kind, body = next(iter(inner.items()))
             place[block] = {"type": kind, **(body or {})}
         place = place[block]
-    place[field] = _number(yaml.safe_load(value))
+    place[field] = as_number(value)
 
 
-def _number(value: Any) -> Any:
+def as_written(job: JobSpec) -> dict[str, Any]:
+    """The job as a person would write it: what differs from the defaults."""
+    values = job.model_dump(mode="json", exclude_defaults=True)
+    method = {name: value for name, value in values.get("method", {}).items() if name != "type"}
+    return values | {"method": {job.method.type: method} if method else job.method.type}
+
+
+def as_number(value: Any) -> Any:
     """YAML 1.1 takes 1e-4 for text; a person does not."""
     try:
         return float(value) if isinstance(value, str) and value[:1].isdigit() else value
@@ -126,7 +143,8 @@ def _number(value: Any) -> Any:
         return value
 
 
-def _absolute(job: JobSpec, folder: Path) -> JobSpec:
+def absolute(job: JobSpec, folder: Path) -> JobSpec:
+    """The job with its relative paths taken from `folder`; `output` from where the command runs."""
     values = job.model_dump()
     data, model = values["data"], values["model"]
     for side in ("train", "validation"):
@@ -165,6 +183,13 @@ _FREE = ("cluster", "data.train", "data.validation", "zero", "output", "tracking
          "train.activation_checkpointing", "train.compile", "train.eval_every", "train.early_stopping", "train.hang_after")  # fmt: skip
 
 
+def has_begun(job: JobSpec) -> bool:
+    """Whether the job's run directory, or its copy in a store, holds a run."""
+    if job.store_url is None:
+        return (job.run_dir / "events.jsonl").exists()
+    return Store(job.store_url).has("events.jsonl")
+
+
 def check_continues(job: JobSpec, folder: Path | None = None) -> None:
     """Raise ConfigError when the run directory (or `folder`) holds a run that `job` cannot continue, naming the fields that differ."""
     folder = folder or job.run_dir
@@ -174,7 +199,9 @@ def check_continues(job: JobSpec, folder: Path | None = None) -> None:
     changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name) and not _is_free(name))
     if changed:
         listed = ", ".join(f"{name} (was {before.get(name)}, is {now.get(name)})" for name in changed[:5])
-        raise ConfigError(f"{job.store_url or job.run_dir} holds a run of another job: {listed}", "give this one another name: --set name=NAME")
+        raise ConfigError(
+            f"{job.store_url or job.run_dir} holds another job's run: {listed}", "give this one another name: --set name=NAME"
+        )
 
 
 def identity(job: JobSpec) -> str:

@@ -13,6 +13,7 @@ import socket
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,11 +25,13 @@ from cluster.errors import ClusterTooSmall, ClusterUnreachable, WorkersFailed
 from cluster.job import JobSpec, WorkerRange, check_continues, check_paths, write_job
 from trainers.defaults import Choice, Hardware, resolve
 from trainers.errors import ConfigError, TrainersError
-from trainers.events import Event, EventLog, Listener
+from trainers.events import Event, EventLog, Listener, Tail
 from trainers.lease import check_free
 from trainers.report import write_report
+from trainers.storage import Store, publish
 
-_FOLLOW_SECONDS = 0.2
+EVENTS = "events.jsonl"
+_FOLLOW_SECONDS, _FETCH_SECONDS = 0.2, 5.0
 _CONNECT_SECONDS = 10.0
 _NODE_ANSWERS_SECONDS = 60.0
 
@@ -43,14 +46,37 @@ def launch(job: JobSpec, listener: Listener) -> dict[str, Any]:
         check_paths(job)
     with connected(job.cluster.address, cpus=job.cluster.most * job.cluster.cpus_per_worker):
         job, choices = place_workers(job, ray.cluster_resources())
-        check_continues(job)
-        check_shared(job.output)
-        run_dir = write_job(job)
-        with _following(run_dir / "events.jsonl", listener) as seen:
-            settings = {"run_dir": str(run_dir), "run_id": uuid.uuid4().hex, "choices": choices}
-            error = run_workers(job, run_dir, _worker, settings)
-    _raise_failure(run_dir, seen, error)
-    return dict(json.loads((run_dir / "report.json").read_text()))
+        view = open_view(job)
+        check_continues(job, view.folder)
+        if isinstance(job.output, Path):
+            check_shared(job.output)
+        write_job(job, view.folder)
+        settings = {"job": job.model_dump_json(), "run_id": uuid.uuid4().hex, "choices": choices}
+        with _following(view, listener) as seen:
+            error = run_workers(job, job.store_url or str(job.run_dir), _worker, settings)
+    _raise_failure(view, seen, error)
+    return dict(json.loads((view.folder / "report.json").read_text()))
+
+
+@dataclass(frozen=True)
+class View:
+    """Where the launcher sees a run: in its directory, or in a copy of what the workers have put into a store."""
+
+    folder: Path
+    store: Store | None
+
+    def refresh(self) -> None:
+        if self.store is not None:
+            for name in ("config.json", EVENTS, "report.json"):
+                self.store.get(name, self.folder / name)
+
+
+def open_view(job: JobSpec) -> View:
+    if job.store_url is None:
+        return View(job.run_dir, None)
+    view = View(job.run_dir / "launcher", Store(job.store_url))
+    view.refresh()
+    return view
 
 
 @contextlib.contextmanager
@@ -149,10 +175,10 @@ def _answer(reference: Any) -> bool:
         return True
 
 
-def run_workers(job: JobSpec, folder: Path, work: Callable[[dict[str, Any]], None], settings: dict[str, Any]) -> BaseException | None:
+def run_workers(job: JobSpec, place: str, work: Callable[[dict[str, Any]], None], settings: dict[str, Any]) -> BaseException | None:
     """`work(settings)` on every worker of a job whose place is decided (`place_workers`); Ray Train's own error if they failed for good.
 
-    Ray keeps its notes in `folder`/ray. Ctrl-C stops the workers and raises KeyboardInterrupt.
+    Ray keeps its notes in `place`/ray, a folder or a URL. Ctrl-C stops the workers and raises KeyboardInterrupt.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -166,7 +192,7 @@ def run_workers(job: JobSpec, folder: Path, work: Callable[[dict[str, Any]], Non
         scaling_config=ScalingConfig(num_workers=_number(job), use_gpu=gpus > 0, resources_per_worker=resources),
         run_config=RunConfig(
             name=f"{job.name}-{uuid.uuid4().hex[:8]}",
-            storage_path=str(folder / "ray"),
+            storage_path=f"{place}/ray",
             failure_config=FailureConfig(max_failures=job.cluster.max_failures),
             worker_runtime_env={"env_vars": {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}},
         ),
@@ -196,7 +222,7 @@ def _number(job: JobSpec) -> int | tuple[int, int]:
     return (job.cluster.fewest, job.cluster.most) if isinstance(job.cluster.workers, WorkerRange) else job.cluster.most
 
 
-def _worker(config: dict[str, Any]) -> None:
+def _worker(settings: dict[str, Any]) -> None:
     """What Ray runs in each worker. A TrainersError is final: it is in the run's events, and returning keeps Ray from trying again."""
     from ray.train import get_preemption_info
 
@@ -205,11 +231,14 @@ def _worker(config: dict[str, Any]) -> None:
     def leaving() -> bool:
         return get_preemption_info() is not None
 
+    job = JobSpec.model_validate_json(settings["job"])
+    if job.store_url is not None:
+        write_job(job)  # this machine has a directory of its own
     with contextlib.suppress(TrainersError):
-        train(Path(config["run_dir"]), run_id=config["run_id"], choices=config["choices"], leaving=leaving)
+        train(job.run_dir, run_id=settings["run_id"], choices=settings["choices"], leaving=leaving)
 
 
-def _raise_failure(run_dir: Path, seen: list[Event], error: BaseException | None) -> None:
+def _raise_failure(view: View, seen: list[Event], error: BaseException | None) -> None:
     """Turn how the run ended into the exception the workers had; workers that could not say so are spoken for here."""
     last = next((event for event in reversed(seen) if event["event"] in ("end", "failure")), None)
     if error is None and last is not None and last["event"] == "end":
@@ -221,38 +250,32 @@ def _raise_failure(run_dir: Path, seen: list[Event], error: BaseException | None
     lines = str(error).strip().splitlines() if error is not None else []
     failed = WorkersFailed(
         f"the workers failed and were not started again: {lines[-1] if lines else 'they ended without a result'}",
-        f"once the cause is gone: consortium resume {run_dir}",
+        f"once the cause is gone: consortium {'train JOB.yaml --resume' if view.store else f'resume {view.folder}'}",
     )
-    log = EventLog(run_dir / "events.jsonl")
+    log = EventLog(view.folder / EVENTS)
     step = max((event["step"] for event in seen if event["event"] == "step"), default=0)
     log.emit("failure", step=step, error="WorkersFailed", message=failed.message, hint=failed.hint, exit_code=failed.exit_code)
     log.close()
-    write_report(run_dir)
+    write_report(view.folder)
+    publish(view.folder, view.store)
     raise failed from error
 
 
 @contextlib.contextmanager
-def _following(path: Path, listener: Listener) -> Iterator[list[Event]]:
+def _following(view: View, listener: Listener) -> Iterator[list[Event]]:
     """Show a run's events to `listener` while it writes them; the list fills with those of this launch."""
+    path = view.folder / EVENTS
     seen: list[Event] = []
-    stop = threading.Event()
-    position = path.stat().st_size if path.exists() else 0
+    stop, tail = threading.Event(), Tail(path)
 
     def drain() -> None:
-        nonlocal position
-        if not path.exists():
-            return
-        with path.open("rb") as stream:
-            stream.seek(position)
-            for line in stream:
-                if not line.endswith(b"\n"):
-                    break
-                position += len(line)
-                seen.append(json.loads(line))
-                listener.on_event(seen[-1])
+        view.refresh()
+        for event in tail.new():
+            seen.append(event)
+            listener.on_event(event)
 
     def follow() -> None:
-        while not stop.wait(_FOLLOW_SECONDS):
+        while not stop.wait(_FOLLOW_SECONDS if view.store is None else _FETCH_SECONDS):
             drain()
 
     thread = threading.Thread(target=follow, daemon=True, name="events")

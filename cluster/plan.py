@@ -150,7 +150,7 @@ def find_gpu(name: str) -> Gpu:
     """Raises ConfigError with the nearest known name."""
     if name.lower() in GPUS:
         return GPUS[name.lower()]
-    near = difflib.get_close_matches(name.lower(), GPUS, n=1, cutoff=0.4)
+    near = [known for known in GPUS if known.startswith(name.lower())] or difflib.get_close_matches(name.lower(), GPUS, n=1, cutoff=0.4)
     raise ConfigError(f"--gpu {name}: not a GPU that is known here" + (f"; did you mean {near[0]}?" if near else ""),
                       f"one of {', '.join(GPUS)}")  # fmt: skip
 

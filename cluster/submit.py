@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import os
+import shlex
 import shutil
 import tempfile
 import time
@@ -66,12 +67,17 @@ def effective_address(asked: str | None, environment: Mapping[str, str] = os.env
     return asked, ""
 
 
+def check_address(address: str) -> None:
+    """Raise ConfigError for what is no URL."""
+    if "://" not in address:
+        raise ConfigError(f"--address {address}: expected a URL", f"the head's dashboard, as in {DEFAULT_ADDRESS}")
+
+
 class Cluster:
     """A connection to the dashboard of a cluster. Raises ClusterUnreachable where there is none, or no access to it."""
 
     def __init__(self, address: str) -> None:
-        if "://" not in address:
-            raise ConfigError(f"--address {address}: expected a URL", f"the head's dashboard, as in {DEFAULT_ADDRESS}")
+        check_address(address)
         self.address = address.rstrip("/")
         from ray.job_submission import JobSubmissionClient
 
@@ -95,15 +101,7 @@ class Cluster:
             "runtime_env": {"working_dir": str(folder), "env_vars": dict(_QUIET)},
             "metadata": {"name": job.name, "config_hash": config_hash, "run_dir": _place(job)},
         }
-        deadline = time.monotonic() + _AGENT_SECONDS
-        with self._errors():
-            while True:
-                try:
-                    return str(self._client.submit_job(**asked))
-                except RuntimeError as error:
-                    if "No available agent" not in str(error) or time.monotonic() > deadline:
-                        raise
-                time.sleep(1)
+        return self._start(**asked)
 
     def jobs(self) -> list[Job]:
         """All jobs submitted by this program, newest first."""
@@ -145,6 +143,29 @@ class Cluster:
             raise JobMismatch(f"{id} is over: {job.status}", f"consortium jobs logs {id}")
         with self._errors(id):
             self._client.stop_job(id)
+
+    def run_script(self, code: str, *arguments: str, seconds: float) -> str:
+        """Run a Python script on the head to its end; what it printed. Raises ClusterUnreachable when that takes longer."""
+        deadline = time.monotonic() + seconds
+        id = self._start(entrypoint=shlex.join(["python", "-c", code, *arguments]), runtime_env={"env_vars": dict(_QUIET)})
+        while not self.job(id).is_over:
+            if time.monotonic() > deadline:
+                self.stop(id)
+                raise ClusterUnreachable(f"{self.address} ran {id} for more than {seconds:.0f} s", "is the head overloaded?")
+            time.sleep(0.5)
+        return self.logs(id)
+
+    def _start(self, **asked: Any) -> str:
+        """The id of a new job; waits for a head that does not take any yet."""
+        deadline = time.monotonic() + _AGENT_SECONDS
+        with self._errors():
+            while True:
+                try:
+                    return str(self._client.submit_job(**asked))
+                except RuntimeError as error:
+                    if "No available agent" not in str(error) or time.monotonic() > deadline:
+                        raise
+                time.sleep(1)
 
     async def _tail(self, id: str, write: Callable[[str], None], skip: int) -> int:
         """The log from its beginning without its first `skip` characters; how much was seen in all."""
@@ -261,7 +282,13 @@ def check_submittable(job: JobSpec, written_output: str | None) -> None:
 
 @contextmanager
 def unpacked(job: JobSpec, folder: Path) -> Iterator[JobSpec]:
-    """On the cluster: the job with what travelled in `folder` moved to its run directory, where all nodes see it, until it is over."""
+    """On the cluster: the job with what travelled in `folder` moved to its run directory, where all nodes see it, until it is over.
+
+    With an output that is no common disk it stays in `folder`, of which Ray has put a copy on every node.
+    """
+    if job.store_url is not None:
+        yield job
+        return
     inputs = job.run_dir / "inputs"
 
     def moved(path: Path) -> Path:

@@ -1,5 +1,6 @@
 """The commands that measure: bench, and bench compare."""
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -53,26 +54,29 @@ def run_bench(
     if further and counts and min(further) <= max(counts):
         raise ConfigError(f"--project {min(further)}: expected more workers than the {max(counts)} that are measured")
     job = load_bench_job(path, overrides)
-    output = (output or job.output / f"{job.name}-bench-{datetime.now():%Y%m%d-%H%M%S}").resolve()
+    folder = job.output if isinstance(job.output, Path) else Path("runs")
+    output = (output or folder / f"{job.name}-bench-{datetime.now():%Y%m%d-%H%M%S}").resolve()
     if (output / RESULTS).exists():
         raise ConfigError(f"{output} already holds a benchmark", "give another --output")
     console.print(f"[bold]{job.name}[/]  benchmark of {job.model.name}, {steps} steps a point")
     points = run_points(job, output / "points", workers=counts, methods=chosen, stages=zero, lengths=seq, steps=steps)
     records: list[Record] = []
-    found: dict[str, Any] = {}
-    finished = False
+
+    def results(*, finished: bool) -> dict[str, Any]:
+        return summarise(job, complete(records, projected=further, price=price), steps=steps, price=price, finished=finished)
+
     try:
-        for record in points:
-            records.append(record)
-            console.print(f"  {record.point.name}  {record.reason or f'{record.tokens_per_second:,.0f} tokens/s'}", markup=False)
-            done = complete(records, projected=further, price=price)
-            found = summarise(job, done, steps=steps, price=price, finished=False)
-            write_results(found, output)
+        with contextlib.closing(points):
+            for record in points:
+                records.append(record)
+                console.print(f"  {record.point.name}  {record.reason or f'{record.tokens_per_second:,.0f} tokens/s'}", markup=False)
+                write_results(results(finished=False), output)
         finished = True
     except KeyboardInterrupt:
+        finished = False
         console.print("  interrupted: what is measured is kept")
     if records:
-        found |= {"finished": finished}
+        found = results(finished=finished)
         write_results(found, output)
         write_page(found, output)
         _show(found, output)
@@ -95,7 +99,7 @@ def compare_benches(first: Path, second: Path) -> None:
     shown.add_column("")
     for row in compare(one, other):
         shown.add_row(row.point.name, *_cells(row), f"only in {first if row.only_in == 'first' else second}" if row.only_in else "")
-    Console(highlight=False, soft_wrap=True).print(shown)
+    _print_whole(shown)
 
 
 def _show(results: dict[str, Any], output: Path) -> None:
@@ -105,12 +109,19 @@ def _show(results: dict[str, Any], output: Path) -> None:
         shown.add_column(heading, justify="left" if place in (0, len(headings) - 1) else "right", no_wrap=place < len(headings) - 1)
     for row in rows:
         shown.add_row(*row)
-    out = Console(highlight=False, soft_wrap=True)
-    out.print(shown)
+    _print_whole(shown)
     for name, formula in results["formulas"].items():
         if name == "MFU" or name.startswith("FLOPs"):
             console.print(f"  {name}: {formula}", markup=False)
     console.print(f"  page  {output / PAGE}", markup=False)
+
+
+def _print_whole(shown: Table) -> None:
+    """As wide as it is: lines that the terminal breaks can still be read, cells cut short cannot."""
+    out = Console(highlight=False)
+    wide = out.options.update(width=1000)
+    out.width = max(out.width, out.measure(shown, options=wide).maximum)
+    out.print(shown)
 
 
 def _cells(row: Difference) -> list[str]:

@@ -84,6 +84,37 @@ def plan(
 
 
 @app.command()
+def tune(
+    job: JobFile,
+    space: Annotated[Path, typer.Option(help="YAML, as in train.learning_rate: {loguniform: [1e-5, 1e-3]}.", metavar="SPACE.yaml")],
+    trials: Annotated[int, typer.Option(help="Points tried.", min=1)] = 16,
+    concurrent: Annotated[int | None, typer.Option(help="Trials at a time; as many as the cluster has room for.", min=1)] = None,
+    scheduler: Annotated[str, typer.Option(help="asha stops the worse trials early; random runs all to the end.")] = "asha",
+    metric: Annotated[str | None, typer.Option(help="eval_loss, accuracy or macro_f1; else the job's checkpoint.best_by.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted search, or make it longer.")] = False,
+    output: Annotated[Path | None, typer.Option(help="Folder of the search; else OUTPUT/NAME-tune.")] = None,
+    set_: Set = [],  # noqa: B006
+) -> None:
+    """Search for better values of a job's fields."""
+    from consortium.tune import tune_job
+
+    tune_job(job, space, set_, trials=trials, concurrent=concurrent, scheduler=scheduler, metric=metric, resume=resume, output=output)
+
+
+@app.command()
+def suggest(
+    job: JobFile,
+    gpu: Annotated[str | None, typer.Option(help="h200, h100, a100-80, l40s, rtx4090, ... or cpu; else what this machine has.")] = None,
+    set_: Set = [],  # noqa: B006
+    json_: Json = False,
+) -> None:
+    """Propose learning rate, batch, epochs, rank, quantisation and length for a job, with reasons."""
+    from consortium.suggest import suggest_values
+
+    suggest_values(job, set_, gpu, as_json=json_)
+
+
+@app.command()
 def evaluate(
     target: Annotated[Path, typer.Argument(help="Run directory, adapter, model directory.", metavar="RUN|MODEL")],
     data: Annotated[Path, typer.Option(help="Rows to evaluate on.")],
@@ -182,6 +213,38 @@ def submitted() -> None:
     from consortium.jobs import run_submitted
 
     run_submitted()
+
+
+@app.command()
+def doctor(
+    address: Address = None,
+    output: Annotated[Path, typer.Option(help="Where runs go.", metavar="DIR")] = Path("runs"),
+    json_: Json = False,
+) -> None:
+    """Look at this machine, and at a cluster, for what would prevent training."""
+    from consortium.doctor import examine
+
+    examine(output, address, as_json=json_)
+
+
+@app.command("render-k8s")
+def render_k8s(
+    job: JobFile,
+    image: Annotated[str, typer.Option(help="With consortium in it.")],
+    storage_claim: Annotated[str, typer.Option(help="Claim that all pods mount.", metavar="PVC")],
+    namespace: Annotated[str, typer.Option(help="Kubernetes namespace.")] = "default",
+    mount: Annotated[str, typer.Option(help="Where the pods see the storage: model, data and output lie under it.")] = "/shared",
+    per_pod: Annotated[int, typer.Option(help="Workers in a pod: as many as a node has GPUs.", min=1)] = 8,
+    autoscale: Annotated[int | None, typer.Option(help="Let the cluster grow to so many worker pods.", metavar="MAX", min=1)] = None,
+    output: Annotated[Path, typer.Option(help="Directory for the manifests.", metavar="DIR")] = Path("k8s"),
+    set_: Set = [],  # noqa: B006
+) -> None:
+    """Write KubeRay manifests for a job. They are rendered and checked for structure, never applied."""
+    from consortium.k8s import render_manifests
+
+    render_manifests(
+        job, set_, image=image, claim=storage_claim, namespace=namespace, mount=mount, per_pod=per_pod, autoscale=autoscale, output=output
+    )
 
 
 @jobs_app.command("list")

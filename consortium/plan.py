@@ -95,7 +95,7 @@ def _work(config: TrainConfig, *, tokens: float | None) -> Work:
         return Work(steps * config.train.global_batch_size * mean, mean, mean, f"{steps} steps, {assumed}")
     if tokens is not None:
         return Work(tokens * (epochs or 1), mean, mean, f"--tokens {tokens:,.0f} an epoch, {epochs:g} epochs, {assumed}")
-    reason = f"no {missing}" if missing else "a shape has no tokenizer"
+    reason = f"no {missing}" if config.model.path else "a shape has no tokenizer"
     return Work(None, mean, mean, f"hours need data ({reason}): give --tokens N, the tokens of an epoch; {assumed}")
 
 

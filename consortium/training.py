@@ -7,7 +7,7 @@ from typing import Any, cast
 from rich.console import Console
 from rich.table import Table
 
-from cluster.job import JobSpec, load_job, read_job
+from cluster.job import JobSpec, has_begun, load_job, read_job
 from trainers.config import Task
 from trainers.errors import ConfigError, Interrupted
 
@@ -17,9 +17,11 @@ console = Console(stderr=True, highlight=False, soft_wrap=True)
 def train_job(path: Path, overrides: Sequence[str], *, resume: bool) -> None:
     """Train the job of a file. A run directory that has been trained in is continued only when asked."""
     job = load_job(path, overrides)
-    started = (job.run_dir / "events.jsonl").exists()
+    started = has_begun(job)
     if started and not resume:
-        raise ConfigError(f"{job.run_dir} already holds a run", "--resume continues it; another `name` (--set name=NAME) starts anew")
+        raise ConfigError(
+            f"{job.store_url or job.run_dir} already holds a run", "--resume continues it; another `name` (--set name=NAME) starts anew"
+        )
     run(job)
 
 
@@ -39,7 +41,8 @@ def run(job: JobSpec) -> dict[str, Any]:
     try:
         report = launch(job, Display(console))
     except KeyboardInterrupt:
-        raise Interrupted("interrupted", f"consortium resume {job.run_dir} goes on from the last checkpoint") from None
+        again = f"resume {job.run_dir}" if job.store_url is None else "train JOB.yaml --resume"
+        raise Interrupted("interrupted", f"consortium {again} goes on from the last checkpoint") from None
     show_result(job, report)
     return report
 
@@ -48,6 +51,7 @@ def show_result(job: JobSpec, report: dict[str, Any]) -> None:
     """The result of a run as one table."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
     metrics = {name: value for name, value in report["metrics"].items() if isinstance(value, (int, float))}
+    place, trained = job.store_url or job.run_dir, "adapter" if job.method.type == "lora" else "model"
     facts: dict[str, Any] = {name: f"{value:.4f}" for name, value in metrics.items()}
     facts |= {
         "steps": report["steps"],
@@ -55,8 +59,8 @@ def show_result(job: JobSpec, report: dict[str, Any]) -> None:
         "tokens/s": f"{report['tokens_per_second']:,.0f}",
         "padding": f"{report['padding_share']:.1%}",
         "peak memory a worker": f"{report['peak_memory_bytes'] / 2**30:.2f} GiB",
-        "adapter" if job.method.type == "lora" else "model": str(job.run_dir / ("adapter" if job.method.type == "lora" else "model")),
-        "report": str(job.run_dir / "report.html"),
+        trained: f"{place}/{trained}",
+        "report": f"{place}/report.html",
     }
     for name, value in facts.items():
         table.add_row(name, str(value))

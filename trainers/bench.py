@@ -26,7 +26,7 @@ from trainers.lease import Lease
 from trainers.loop import Run, StepWork, train_step, works
 from trainers.model import load_model_config, load_tokenizer, shape_of
 from trainers.report import write_atomically
-from trainers.worker import build, decide, device_name, peak_memory, quiet, versions
+from trainers.worker import build, decide, device_name, peak_memory, quiet, versions, watched
 from trainers.world import World
 
 RESULT, REASON = "result.json", "reason.txt"
@@ -65,17 +65,18 @@ def reason(error: Exception) -> str:
 
 def _measure(config: TrainConfig, folder: Path, world: World, steps: int) -> dict[str, Any]:
     shape = shape_of(config.model, config.task)
-    config, choices = decide(config, shape, world)
+    config, _ = decide(config, shape, world)
     config = _one_pass_a_step(config, world.size, steps=WARM_UP + steps + PROFILED)
     tokenizer = load_tokenizer(config.model) if config.model.add_tokens else None
     data = [generate_rows(config, count) for count in (config.train.global_batch_size, 0)]
-    run, _, chosen_with_model = build(config, shape, tokenizer, data, folder, world, EventLog(None), Lease(folder, "bench"))
+    run, _, _ = build(config, shape, tokenizer, data, folder, world, EventLog(None), Lease(folder, "bench"))
     run.engine.train()
-    with fast_products(longest=int(run.train.lengths.max())), contextlib.closing(works(run, 0)) as upcoming:
+    with fast_products(longest=int(run.train.lengths.max())), watched(run), contextlib.closing(works(run, 0)) as upcoming:
         _timed(run, upcoming, range(WARM_UP))
         times, waits = _timed(run, upcoming, range(WARM_UP, WARM_UP + steps))
         share = _communication_share(run, upcoming, range(WARM_UP + steps, WARM_UP + steps + PROFILED))
-    every = world.gather({"times": times, "waits": waits, "share": share, "peak": peak_memory(world), "reserved": _reserved(world)})
+    mine: dict[str, Any] = {"times": times, "waits": waits, "share": share, "peak": peak_memory(world), "reserved": _reserved(world)}
+    every = world.gather(mine)
     return {
         "step_seconds": np.max([worker["times"] for worker in every], axis=0).tolist(),
         "data_share": max(sum(worker["waits"]) / sum(worker["times"]) for worker in every),
@@ -91,11 +92,9 @@ def _measure(config: TrainConfig, folder: Path, world: World, steps: int) -> dic
         "parameters": shape.parameters,
         "device": device_name(world),
         "versions": versions(),
-        "choices": [choice.as_dict() for choice in (*choices, *chosen_with_model) if choice.field in _TELLING],
-    }
-
-
-_TELLING = ("model.dtype", "data.max_length", "zero.stage", "train.micro_batch_tokens", "train.activation_checkpointing", "data.packing")
+        "settings": {"dtype": run.config.model.dtype, "micro_batch_tokens": run.config.train.micro_batch_tokens, "packing": run.packing,
+                     "activation_checkpointing": run.config.train.activation_checkpointing, "attention": run.config.model.attention},
+    }  # fmt: skip
 
 
 def _one_pass_a_step(config: TrainConfig, workers: int, *, steps: int) -> TrainConfig:

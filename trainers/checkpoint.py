@@ -15,7 +15,7 @@ import shutil
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +183,8 @@ def newest(folder: Path, world: World, *, step: int | None = None, store: Store 
 
     One that is not whole is passed over for the one before. All ranks call it.
     """
-    for candidate in reversed(world.on_main(lambda: find(folder, store))):
+    for found in reversed(world.on_main(lambda: find(folder, store))):
+        candidate = replace(found, path=folder / found.path.name)  # where this machine has it
         if step not in (None, candidate.step):
             continue
         problem = None
@@ -195,11 +196,11 @@ def newest(folder: Path, world: World, *, step: int | None = None, store: Store 
                 verify(candidate)
             except OSError as error:
                 problem = str(error)
-        found = [text for text in world.gather(problem) if text]
-        if not found:
+        problems = [text for text in world.gather(problem) if text]
+        if not problems:
             return candidate
         if world.is_main:
-            print(f"warning: {found[0]}", file=sys.stderr)
+            print(f"warning: {problems[0]}", file=sys.stderr)
     return None
 
 

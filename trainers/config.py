@@ -213,8 +213,8 @@ class TrainConfig(Part):
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
     output: Path | Url = Field(Path("runs"), description="a folder, or a URL")
-    """Folder in which the run directory `output/name` is made; or a URL (fsspec: s3://, gs://, ...), to which checkpoints, events and results
-    are copied from a folder of this machine. A URL does not keep two machines from running one job at a time.
+    """Folder in which the run directory `output/name` is made; or a URL (fsspec: s3://, gs://, ...), to which checkpoints, events and
+    results are copied from a folder of this machine. A URL does not keep two machines from running one job at a time.
     """
 
     @model_validator(mode="after")

@@ -39,6 +39,7 @@ class Shape:
     """Weights of linear layers, the head among them"""
     layers: int
     hidden_size: int
+    intermediate_size: int
     attention_width: int
     """Heads times their size; not the hidden size in all models"""
     longest_input: int | None

@@ -63,6 +63,26 @@ class EventLog:
             self.emit("warning", step=step, message=f"{name} gets no more of this run: {type(error).__name__}: {_first_line(error)}")
 
 
+class Tail:
+    """The events another process appends to a file, from now on."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._position = path.stat().st_size if path.exists() else 0
+
+    def new(self) -> Iterator[Event]:
+        """Those not seen yet; a line that is still being written is left for the next time."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as stream:
+            stream.seek(self._position)
+            for line in stream:
+                if not line.endswith(b"\n"):
+                    break
+                self._position += len(line)
+                yield json.loads(line)
+
+
 def _json_safe(value: Any) -> Any:
     """NaN and infinity are no JSON: they become null."""
     if isinstance(value, Mapping):

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from trainers.config import TrainConfig
 from trainers.lora import fuse_updates
@@ -25,6 +27,10 @@ Device = Literal["cuda", "cpu"]
 
 _PLAIN_ROW = 512
 """Tokens up to which a CPU computes attention with the plain kernel, which keeps every score (trainers.cpu)."""
+_WITHOUT_MASK = "without_mask"
+"""A kind of attention for which transformers makes no mask, as for flash_attention_2, which need not be installed here."""
+AttentionInterface.register(_WITHOUT_MASK, sdpa_attention_forward)
+
 _FEW, _MANY = 2, 8
 """Rows, or chunks of logits, of the two runs through which a line is laid: what grows with them, and what does not.
 
@@ -103,6 +109,8 @@ class Cut:
 
     def __init__(self, config: TrainConfig, blocks: int) -> None:
         self.base = on_meta(config.model, config.task, layers=blocks)
+        if config.model.attention == "flash_attention_2":
+            self.base.set_attn_implementation(_WITHOUT_MASK)
         self.linear = [m.weight.numel() for block in decoder_blocks(self.base) for m in block.modules() if isinstance(m, nn.Linear)]
         self.base_parameters = sum(p.numel() for p in self.base.parameters())
         with torch.device("meta"):  # where PEFT leaves adapters in float32, as it does beside quantised weights

@@ -25,6 +25,7 @@ from trainers.events import EventLog
 from trainers.lease import Lease
 from trainers.metrics import classification_metrics, perplexity
 from trainers.notice import Notice
+from trainers.storage import Store, publish
 from trainers.world import World
 
 _DIVERGED = 3
@@ -54,6 +55,8 @@ class Run:
     checkpoints: Path
     lease: Lease
     notice: Notice
+    store: Store | None = None
+    """Where checkpoints are kept, if not in `checkpoints`"""
 
     @property
     def classify(self) -> bool:
@@ -273,6 +276,8 @@ def _exhausted(run: Run, progress: Progress) -> bool:
 
 def _save(run: Run, progress: Progress) -> None:
     began = time.perf_counter()
-    size = checkpoint.save(run.checkpoints, run.engine, progress, run.world)
-    run.world.on_main(lambda: checkpoint.prune(run.checkpoints, keep=run.config.checkpoint.keep, best_step=progress.best_step))
+    size = checkpoint.save(run.checkpoints, run.engine, progress, run.world, run.store)
+    keep, best = run.config.checkpoint.keep, progress.best_step
+    run.world.on_main(lambda: checkpoint.prune(run.checkpoints, keep=keep, best_step=best, store=run.store))
     run.log.emit("checkpoint", step=progress.step, bytes=size, seconds=round(time.perf_counter() - began, 3))
+    run.world.on_main(lambda: publish(run.checkpoints.parent, run.store))

@@ -73,6 +73,7 @@ def shape_of(model: ModelConfig, task: Task) -> Shape:
     empty = on_meta(model, task)
     config = empty.config
     text = config.get_text_config()
+    widths = (getattr(text, name, None) for name in ("intermediate_size", "n_inner", "ffn_hidden_size"))
     head, embeddings = empty.get_output_embeddings(), empty.get_input_embeddings()
     total = sum(parameter.numel() for parameter in empty.parameters())
     return Shape(
@@ -80,6 +81,7 @@ def shape_of(model: ModelConfig, task: Task) -> Shape:
         linear=total if head is not None and head.weight is embeddings.weight else total - embeddings.weight.numel(),
         layers=text.num_hidden_layers,
         hidden_size=text.hidden_size,
+        intermediate_size=next((width for width in widths if width), 4 * text.hidden_size),
         attention_width=text.num_attention_heads * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads),
         longest_input=getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None),
     )
@@ -132,10 +134,11 @@ def load_base(
     if model.quantization != "none":
         options |= {"quantization_config": _quantization(model), "device_map": {"": device}}
     torch.manual_seed(seed)
+    missing: list[str] = []
     if model.from_scratch:
-        base, missing = auto.from_config(load_model_config(model), **options), []
+        base = auto.from_config(load_model_config(model), **options)
     elif model.shape:
-        base, missing = _random_model(auto, load_model_config(model), options), []
+        base = _random_model(auto, load_model_config(model), options)
     else:
         with _hub_errors(model, "model"):
             base, loading = auto.from_pretrained(model.path, use_safetensors=True, output_loading_info=True, **options)

@@ -45,6 +45,10 @@ class Store:
         temporary.replace(file)
         return True
 
+    def has(self, name: str) -> bool:
+        with self._errors():
+            return bool(self._fs.exists(f"{self._root}/{name}"))
+
     def sizes(self, folder: str) -> dict[str, int]:
         """Bytes of the files in a folder, by their paths below it; none where there is no folder."""
         with self._errors():
@@ -69,3 +73,14 @@ class Store:
             raise CheckpointError(f"output: {self.url}: {error}", "install what fsspec asks for") from error
         except Exception as error:  # every store has exceptions of its own
             raise CheckpointError(f"output: {self.url}: {type(error).__name__}: {error}", "are address and credentials right?") from error
+
+
+def publish(run_dir: Path, store: Store | None, model: Path | None = None) -> None:
+    """Copy to the store, if there is one, what a run has to show: its configuration, events and reports, and its model."""
+    if store is None:
+        return
+    if model is not None:
+        store.put_folder(model, model.name)
+    for name in ("config.json", "events.jsonl", "report.json", "report.html"):
+        if (run_dir / name).exists():
+            store.put(run_dir / name, name)

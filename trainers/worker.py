@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from trainers import checkpoint, flops, objectives
-from trainers.checkpoint import Checkpoint, Progress
+from trainers.checkpoint import Progress
 from trainers.config import TrainConfig, read_config
 from trainers.cpu import fast_products
 from trainers.data import prepare
@@ -34,6 +34,7 @@ from trainers.model import Loaded, add_adapters, decoder_blocks, load_base, load
 from trainers.notice import Notice
 from trainers.report import read_events, write_model_card, write_report
 from trainers.schedule import learning_rate_schedule
+from trainers.storage import Store, publish
 from trainers.watchdog import watching
 from trainers.world import World
 
@@ -62,18 +63,32 @@ def train(
     lease = Lease(run_dir, run_id)
     world.on_main(lease.acquire)
     try:
+        store = Store(config.store_url) if config.store_url else None
+        world.on_main(lambda: _fetch_events(run_dir, store))
         log = _open_log(config, run_dir, world, listeners)
         try:
-            _train(config, run_dir, world, log, lease, list(choices), leaving)
+            _train(config, run_dir, world, log, lease, list(choices), leaving, store)
         except TrainersError as error:
             if world.is_main and not isinstance(error, RunBusyError):  # whoever holds the directory now writes it
                 with contextlib.suppress(OSError):  # a full disk may be the very reason
                     _record_failure(run_dir, log, error)
+                    publish(run_dir, store)
             raise
         finally:
             log.close()
     finally:
         lease.release()
+
+
+def _fetch_events(run_dir: Path, store: Store | None) -> None:
+    """The run's events so far, where another machine has written them; what this one has written beyond them stays."""
+    events, fetched = run_dir / "events.jsonl", run_dir / "events.fetched"
+    if store is None or not store.get(events.name, fetched):
+        return
+    if events.exists() and events.read_bytes().startswith(fetched.read_bytes()):
+        fetched.unlink()
+    else:
+        fetched.replace(events)
 
 
 def _open_log(config: TrainConfig, run_dir: Path, world: World, listeners: Sequence[Listener]) -> EventLog:
@@ -102,17 +117,18 @@ def _train(
     lease: Lease,
     choices: list[Choice],
     leaving: Callable[[], bool],
+    store: Store | None,
 ) -> None:
     tokenizer = load_tokenizer(config.model)
     shape = shape_of(config.model, config.task)
     config, chosen_here = decide(config, shape, world)
     summary, *data = _prepare_data(config, tokenizer, run_dir, world)
     run, loaded, chosen_with_model = build(config, shape, tokenizer, data, run_dir, world, log, lease)
-    run.notice = Notice(leaving, world)
+    run.notice, run.store = Notice(leaving, world), store
     progress = _resume(run, run_dir, summary)
     choices = [*choices, *chosen_here, *chosen_with_model]
     log.emit("start", step=progress.step, steps=run.sampler.steps, **_start_facts(run, summary, shape, choices))
-    with fast_products(longest=int(run.train.lengths.max())), _watched(run):
+    with fast_products(longest=int(run.train.lengths.max())), watched(run):
         fit(run, progress)
         _finish(run, loaded, run_dir, progress)
 
@@ -168,7 +184,9 @@ def build(
     return run, loaded, [*packing_choices, *interval_choices]
 
 
-def _watched(run: Run) -> contextlib.AbstractContextManager[None]:
+def watched(run: Run) -> contextlib.AbstractContextManager[None]:
+    """Within it a worker whose collectives hang for `train.hang_after` is ended."""
+
     def report(message: str) -> None:
         run.log.emit("warning", step=None, message=message)
 
@@ -178,10 +196,12 @@ def _watched(run: Run) -> contextlib.AbstractContextManager[None]:
 def _prepare_data(
     config: TrainConfig, tokenizer: PreTrainedTokenizerBase, run_dir: Path, world: World
 ) -> tuple[Summary, Prepared, Prepared]:
-    """Rank 0 prepares the rows while the others wait; all map them."""
+    """One worker (with a store, which is no common disk: one of each machine) prepares the rows while the others wait; all map them."""
     assert isinstance(config.data.max_length, int)
     folder, max_length = run_dir / "data", config.data.max_length
-    summary = world.on_main(lambda: prepare.prepare(config.data, config.task, tokenizer, folder, max_length=max_length))
+    once = world.on_main if config.store_url is None else world.on_each_machine
+    once(lambda: prepare.prepare(config.data, config.task, tokenizer, folder, max_length=max_length))
+    summary = prepare.read_summary(folder)
     train_data, validation = prepare.load(folder)
     _check_data(config, summary, train_data)
     return summary, train_data, validation
@@ -203,10 +223,10 @@ def _load_model(config: TrainConfig, tokenizer: PreTrainedTokenizerBase | None, 
 
 def _resume(run: Run, run_dir: Path, summary: Summary) -> Progress:
     """Where the newest whole checkpoint stands, its state put into the engine; the beginning if there is none."""
-    found = _newest_whole(run.checkpoints, run.world)
+    found = checkpoint.newest(run.checkpoints, run.world, store=run.store)
     if found is None:
         return Progress()
-    _check_same_data(run_dir, summary)
+    run.world.on_main(lambda: _check_same_data(run_dir, summary))
     checkpoint.restore(found, run.engine)
     return found.manifest.progress
 
@@ -214,7 +234,7 @@ def _resume(run: Run, run_dir: Path, summary: Summary) -> Progress:
 def _finish(run: Run, loaded: Loaded, run_dir: Path, progress: Progress) -> None:
     """Take the best weights, evaluate them, write model, card and report."""
     if run.config.checkpoint.best_by is not None and progress.best_step not in (None, progress.step):
-        best = _newest_whole(run.checkpoints, run.world, step=progress.best_step)
+        best = checkpoint.newest(run.checkpoints, run.world, step=progress.best_step, store=run.store)
         if best is not None:
             checkpoint.restore(best, run.engine)
         else:
@@ -243,6 +263,7 @@ def _finish(run: Run, loaded: Loaded, run_dir: Path, progress: Progress) -> None
     )
     report = write_report(run_dir)
     write_model_card(folder, report, base_model=run.config.model.name, library="peft" if loaded.is_adapter else "transformers")
+    publish(run_dir, run.store, folder)
     shutil.rmtree(run_dir / "data", ignore_errors=True)  # tokens of the rows, of no further use
 
 
@@ -333,24 +354,6 @@ def _check_same_data(run_dir: Path, summary: Summary) -> None:
     for old, new in zip(before, summary.files, strict=True):
         if old["sha256"] != new["sha256"]:
             raise DataError(f"{new['path']} has changed since this run began", _OTHER_DATA)
-
-
-def _newest_whole(folder: Path, world: World, *, step: int | None = None) -> Checkpoint | None:
-    """The newest checkpoint (or that of `step`) whose files are as they were written; one that is not is passed over for the one before."""
-
-    def choose() -> Checkpoint | None:
-        for candidate in reversed(checkpoint.find(folder)):
-            if step not in (None, candidate.step):
-                continue
-            try:
-                checkpoint.verify(candidate)
-            except CheckpointError as error:
-                print(f"warning: {error}", file=sys.stderr)
-                continue
-            return candidate
-        return None
-
-    return world.on_main(choose)
 
 
 def _start_facts(run: Run, summary: Summary, shape: Shape, choices: list[Choice]) -> dict[str, Any]:

@@ -67,6 +67,18 @@ class World:
             raise outcome[0]
         return outcome[0]  # type: ignore[return-value]
 
+    def on_each_machine(self, work: Callable[[], object]) -> None:
+        """Do `work` on the first worker of every machine while the others wait; the first failure is everyone's."""
+        failure: TrainersError | None = None
+        if self.local_rank == 0:
+            try:
+                work()
+            except TrainersError as error:
+                failure = error
+            except OSError as error:
+                failure = TrainersError(str(error))
+        self.agree(failure)
+
     def sum(self, *values: float) -> list[float]:
         """Sums over all workers, in float64."""
         tensor = torch.tensor(values, dtype=torch.float64, device=self.device)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -58,26 +59,40 @@ def test_results_that_are_there_are_not_overwritten(llama_dir: Path, tmp_path: P
         run_bench(_write_job(tmp_path, llama_dir), [], **OPTIONS | {"output": tmp_path}, steps=1)
 
 
-def test_a_cluster_too_small_for_every_point_is_the_users_mistake(llama_dir: Path, tmp_path: Path) -> None:
-    done = _consortium_bench(_write_job(tmp_path, llama_dir), "--workers", "999")
-    assert done.returncode == 2 and "error: 999 workers need 999 CPUs" in done.stderr and "hint:" in done.stderr
+def test_a_mistake_is_two_lines_and_exit_code_2(llama_dir: Path, tmp_path: Path) -> None:
+    done = _consortium_bench(_write_job(tmp_path, llama_dir), "--workers", "0")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == ["error: --workers 0: expected a whole number of at least 1", "  hint: as in --workers 1,2,4,8"]
 
 
 def test_the_help_of_bench_imports_nothing_heavy() -> None:
-    code = "import sys, consortium.main; sys.argv = ['consortium', 'bench', '--help']\ntry: consortium.main.main()\nexcept SystemExit: pass\n"
+    code = (
+        "import sys, consortium.main; sys.argv = ['consortium', 'bench', '--help']\ntry: consortium.main.main()\nexcept SystemExit: pass\n"
+    )
     heavy = "print(sorted(set(sys.modules) & {'torch', 'ray', 'transformers', 'datasets', 'deepspeed', 'numpy', 'pydantic'}))"
     output = subprocess.run([sys.executable, "-c", code + heavy], capture_output=True, text=True, check=True, cwd=helpers.REPOSITORY).stdout
     assert "--project" in output and output.splitlines()[-1] == "[]"
 
 
-def test_one_command_leaves_a_table_json_page_and_picture_that_can_be_compared(llama_dir: Path, tmp_path: Path) -> None:
+def test_one_command_measures_what_it_can_and_leaves_table_json_page_and_picture(llama_dir: Path, tmp_path: Path) -> None:
     job, output = _write_job(tmp_path, llama_dir), tmp_path / "out"
-    done = _consortium_bench(job, "--workers", "1", "--seq", "16", "--steps", "3", "--price", "2", "--project", "64", "--output", output)
+    grid = ["--workers", "1,2,999", "--zero", "2", "--seq", "16", "--project", "1000"]
+    done = _consortium_bench(job, *grid, "--steps", "4", "--price", "2", "--output", output)
     assert done.returncode == 0, done.stderr
     results = json.loads((output / "bench.json").read_text())
     assert (results["schema"], results["finished"]) == (1, True)
-    assert [entry["status"] for entry in results["points"]] == ["measured", "failed"]  # one worker tells nothing of communication
-    assert {"bench.html", "bench.png"} <= {path.name for path in output.iterdir()} and "cost/M" in done.stdout
+    assert results["versions"]["torch"] and results["formulas"]["FLOPs, lora"].startswith("4 N")
+    one, two, many, projected = results["points"]
+    for entry in (one, two):
+        assert entry["status"] == "measured" and entry["tokens_per_second"] > 0 and entry["mfu"] is None
+        assert entry["tokens_per_step"] == 64 * entry["workers"] and len(entry["found"]["step_seconds"]) == 4
+        assert 0 <= entry["communication_share"] <= 1 and 0 <= entry["data_share"] <= 1 and entry["peak_memory_bytes"] > 50 * 2**20
+    assert one["efficiency"] == 1 and two["communication_share"] > 0
+    assert many["status"] == "failed" and "999 workers need 999 CPUs" in many["reason"]
+    assert projected["status"] == "projected" and projected["tokens_per_second"] > two["tokens_per_second"]
+    page = (output / "bench.html").read_text()
+    assert "projected" in page and not re.findall(r'(?:src|href)="(?!#)|url\((?!#)|@import|<script', page)
+    assert (output / "bench.png").exists() and "cost/M" in done.stdout and "projected" in done.stdout
     compared = _consortium_bench("compare", output, output / "bench.json")
     assert compared.returncode == 0 and "1.000" in compared.stdout
 
@@ -86,16 +101,15 @@ def test_one_command_leaves_a_table_json_page_and_picture_that_can_be_compared(l
 def test_an_interrupt_keeps_what_is_measured(llama_dir: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     arguments = ["--workers", "1", "--seq", "16,32", "--steps", "3", "--output", str(output)]
-    process = subprocess.Popen(
-        [*COMMAND, str(_write_job(tmp_path, llama_dir)), *arguments], stderr=subprocess.PIPE, text=True, cwd=helpers.REPOSITORY
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "length16" in line:
-            break
-    process.send_signal(signal.SIGINT)
-    process.stderr.read()
-    assert process.wait(timeout=120) == 130
+    command = [*COMMAND, str(_write_job(tmp_path, llama_dir)), *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=helpers.REPOSITORY) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "length16" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        process.stderr.read()
+    assert process.returncode == 130
     results = json.loads((output / "bench.json").read_text())
     assert not results["finished"] and [entry["length"] for entry in results["points"]] == [16]
     assert (output / "bench.html").exists()

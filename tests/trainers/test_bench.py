@@ -68,6 +68,7 @@ def test_a_known_shape_gets_random_weights_of_its_own_quantised_as_read_ones_are
     assert module(input_ids=torch.arange(8)[None]).logits.isfinite().all()
 
 
+@pytest.mark.slow
 def test_a_lone_process_measures_itself_and_leaves_its_numbers(llama_dir: Path, tmp_path: Path) -> None:
     config = _make_config(llama_dir, train={"micro_batch_tokens": 64}, zero=1)
     (tmp_path / "config.json").write_text(config.model_dump_json())

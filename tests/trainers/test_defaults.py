@@ -11,7 +11,9 @@ from trainers.errors import ConfigError
 from trainers.memory import Footprint
 
 GIB = 2**30
-LLAMA_8B = Shape(8_030_000_000, 7_500_000_000, layers=32, hidden_size=4096, attention_width=4096, longest_input=131072)
+LLAMA_8B = Shape(
+    8_030_000_000, 7_500_000_000, layers=32, hidden_size=4096, intermediate_size=14336, attention_width=4096, longest_input=131072
+)
 CPU = Hardware("cpu", 1)
 H200 = Hardware("cuda", 1, 139 * GIB)
 
@@ -107,7 +109,7 @@ def test_the_learning_rate_depends_on_what_is_trained(blocks: dict[str, Any], ra
 
 @pytest.mark.parametrize(("longest", "length"), [(512, 512), (4096, 4096), (131072, 4096), (None, 4096)])
 def test_the_length_is_the_models_at_most_4096(longest: int | None, length: int) -> None:
-    shape = Shape(10**8, 9 * 10**7, layers=12, hidden_size=768, attention_width=768, longest_input=longest)
+    shape = Shape(10**8, 9 * 10**7, layers=12, hidden_size=768, intermediate_size=3072, attention_width=768, longest_input=longest)
     value, reason = _chosen("data.max_length", shape=shape)
     assert value == length and (str(longest) in reason or longest in (None, length))
 
@@ -247,7 +249,7 @@ def test_a_choice_has_its_field_value_and_reason_as_plain_values() -> None:
 def test_every_choice_is_sane_and_made_once(
     gib: float, workers: int, layers: int, hidden: int, longest: int | None, method: Any, zero: Any, train: dict[str, Any]
 ) -> None:
-    shape = Shape(12 * layers * hidden**2, 11 * layers * hidden**2, layers, hidden, hidden, longest)
+    shape = Shape(12 * layers * hidden**2, 11 * layers * hidden**2, layers, hidden, 4 * hidden, hidden, longest)
     hardware = _make_gpus(gib, workers)
     measure = partial(_footprint, layers=layers, hidden=hidden, inner=4 * hidden)
     config, choices = resolve(_make_config(method=method, zero=zero, train=train), hardware, shape, measure)

@@ -115,11 +115,16 @@ def prepare(
     return summary
 
 
+def read_summary(folder: Path) -> Summary:
+    """Of what `prepare` wrote."""
+    return Summary(**json.loads((folder / "prepared.json").read_text())["summary"])
+
+
 def load(folder: Path) -> tuple[Prepared, Prepared]:
     """The training and the validation side of what `prepare` wrote."""
     from datasets import Dataset
 
-    summary = Summary(**json.loads((folder / "prepared.json").read_text())["summary"])
+    summary = read_summary(folder)
     rows = Dataset.from_file(str(folder / "examples.arrow"))
     side, lengths, targets = (rows.data.column(name).to_numpy() for name in ("side", "length", "targets"))
     files = [file["path"] for file in summary.files]

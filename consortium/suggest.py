@@ -1,0 +1,61 @@
+"""`consortium suggest`: values for a job's fields, with reasons."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from cluster.job import JobSpec, check_paths, load_job
+from cluster.suggest import Facts, changes, gpu_bytes, suggest
+from trainers.errors import ConfigError
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def suggest_values(path: Path, overrides: Sequence[str], gpu: str | None, *, as_json: bool) -> None:
+    """Print what suits the job's data, model and hardware, and the command that takes it."""
+    job = load_job(path, overrides)
+    memory = gpu_bytes(gpu) if gpu is not None else None
+    check_paths(job)
+    facts = _facts(job, memory if gpu is not None else _memory_here())
+    chosen = changes(job, suggest(job, facts))
+    if as_json:
+        print(json.dumps([choice.as_dict() | {"now": now} for choice, now in chosen]))
+        return
+    where = "CPUs" if facts.gpu_bytes is None else f"{facts.workers} GPU(s) of {facts.gpu_bytes / 1e9:.0f} GB"
+    console.print(f"[bold]{job.name}[/]  {facts.rows:,} rows to train on, {facts.shape.parameters:,} parameters, {where}")
+    table = Table("field", "now", "suggested", "why", box=None, padding=(0, 2))
+    for choice, now in chosen:
+        table.add_row(choice.field, _shown(now), _shown(choice.value), choice.reason, style="dim" if now == choice.value else "")
+    out = Console(highlight=False, soft_wrap=True)
+    out.print(table)
+    settings = [f"--set {shlex.quote(f'{choice.field}={_shown(choice.value)}')}" for choice, now in chosen if now != choice.value]
+    out.print(
+        "\n" + (" ".join(["consortium train", shlex.quote(str(path)), *settings]) if settings else "the job has these values already")
+    )
+
+
+def _facts(job: JobSpec, memory: float | None) -> Facts:
+    from trainers.data.sample import sample
+    from trainers.model import load_tokenizer, shape_of
+    from trainers.worker import quiet
+
+    quiet()
+    if not job.model.path:
+        raise ConfigError(f"model.shape: {job.model.shape} has no tokenizer to count tokens with", "give model.path")
+    shape, drawn = shape_of(job.model, job.task), sample(job.data, job.task, load_tokenizer(job.model))
+    return Facts(drawn.rows, drawn.p99, drawn.longest, drawn.learnt, shape, memory, job.cluster.fewest)
+
+
+def _memory_here() -> float | None:
+    """Of this machine's first GPU, if it has one."""
+    import torch
+
+    return float(torch.cuda.get_device_properties(0).total_memory) if torch.cuda.is_available() else None
+
+
+def _shown(value: object) -> str:
+    return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
