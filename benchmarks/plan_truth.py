@@ -35,6 +35,7 @@ os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "65536")  # what is freed goes b
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
@@ -106,7 +107,7 @@ def build(config: TrainConfig) -> NextToken:
     if config.model.quantization == "nf4":
         for linear in [module for block in decoder_blocks(base) for module in block.modules() if type(module) is nn.Linear]:
             pack(linear)
-    module = add_adapters(base, config.method, config.task, quantized=False)
+    module = add_adapters(base, config.method, config.task, quantized=True)  # adapters as wide as the model, on the meta device too
     if config.zero.stage != 3:
         fuse_updates(module)
     if config.train.activation_checkpointing is True:
@@ -134,10 +135,32 @@ def tensors(quick: bool) -> Iterator[Result]:
         yield Result("tensors", what, predicted, _tracked(config, row))
 
 
+def fake(module: nn.Module) -> None:
+    """Give a module on the meta device fake tensors of a CPU; tied ones stay tied.
+
+    Frozen parameters become buffers: the tracker hangs a hook on every parameter, which torch allows on trained ones only.
+    """
+    made: dict[torch.Tensor, torch.Tensor] = {}
+    for part in module.modules():
+        for name, old in [*part._parameters.items(), *part._buffers.items()]:
+            if old is None:
+                continue
+            if old not in made:
+                new = torch.empty(old.shape, dtype=old.dtype)
+                made[old] = nn.Parameter(new) if old.requires_grad else new
+            part._parameters.pop(name, None)
+            own = part._parameters if old.requires_grad else part._buffers
+            own[name] = made[old]
+
+
 def _tracked(config: TrainConfig, row: int) -> float:
-    with FakeTensorMode():
+    with torch.device("meta"):
         objective = build(config)
+    with FakeTensorMode():
+        fake(objective)
         objective.train()
+        weight = objective._head[0].weight
+        objective._head[0] = lambda hidden: F.linear(hidden, weight)  # the tracker allows one call of a module in a pass, and chunks make many
         tracker = MemTracker()
         tracker.track_external(objective)
         ids = torch.zeros(1, row, dtype=torch.long)
@@ -147,6 +170,7 @@ def _tracked(config: TrainConfig, row: int) -> float:
                 hidden = objective._body[0](input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
                 objective.summed_loss(hidden.flatten(0, 1), torch.zeros(row, dtype=torch.long)).backward()
                 del hidden
+                tracker.reset_mod_stats()
         return float(tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"])
 
 

@@ -310,7 +310,7 @@ def _cheapest(rows: Sequence[Row], work: Work) -> tuple[Row | None, str]:
     least = min(_gpu_seconds(row) for row in fitting)
     best = max((row for row in fitting if _gpu_seconds(row) <= 1.01 * least), key=lambda row: row.tokens_per_second or 0)
     tight = [row for row in rows if not row.fits]
-    reasons = ["fewest GPU hours for a token of all that fit"]
+    reasons = ["the fastest of those within 1 % of the fewest GPU hours"]
     if best.seconds is not None and best.gpus > 1:
         reasons.append(f"communication takes {best.seconds.communication / best.seconds.total:.1%} of a step")
     if best.checkpointing:
