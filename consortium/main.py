@@ -67,6 +67,23 @@ def resume(
 
 
 @app.command()
+def plan(
+    job: JobFile,
+    gpus: Annotated[str, typer.Option(help="Numbers of GPUs to look at.", metavar="N,N")] = "1,2,4,8",
+    gpu: Annotated[str, typer.Option(help="h200, h100, a100-80, l40s, rtx4090 or cpu.")] = "h100",
+    price: Annotated[float | None, typer.Option(help="Of a GPU hour, in your currency.", min=0)] = None,
+    project: Annotated[str | None, typer.Option(help="Numbers of GPUs beyond what was ever measured.", metavar="N,N")] = None,
+    tokens: Annotated[float | None, typer.Option(help="Tokens of an epoch, where the data are not at hand.", min=1)] = None,
+    set_: Set = [],  # noqa: B006
+    json_: Json = False,
+) -> None:
+    """Will it fit, how long, what does it cost: before anything is launched, without GPU or weights."""
+    from consortium.plan import plan_job
+
+    plan_job(job, set_, gpus=gpus, gpu=gpu, price=price, project=project, tokens=tokens, as_json=json_)
+
+
+@app.command()
 def tune(
     job: JobFile,
     space: Annotated[Path, typer.Option(help="YAML, as in train.learning_rate: {loguniform: [1e-5, 1e-3]}.", metavar="SPACE.yaml")],

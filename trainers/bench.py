@@ -20,14 +20,13 @@ from trainers import flops
 from trainers.config import TrainConfig, read_config
 from trainers.cpu import fast_products
 from trainers.data.prepare import Prepared
-from trainers.defaults import resolve
 from trainers.errors import TrainersError
 from trainers.events import EventLog
 from trainers.lease import Lease
 from trainers.loop import Run, StepWork, train_step, works
 from trainers.model import load_model_config, load_tokenizer, shape_of
 from trainers.report import write_atomically
-from trainers.worker import build, device_name, hardware, peak_memory, quiet, versions, watched
+from trainers.worker import build, decide, device_name, peak_memory, quiet, versions, watched
 from trainers.world import World
 
 RESULT, REASON = "result.json", "reason.txt"
@@ -66,7 +65,7 @@ def reason(error: Exception) -> str:
 
 def _measure(config: TrainConfig, folder: Path, world: World, steps: int) -> dict[str, Any]:
     shape = shape_of(config.model, config.task)
-    config, _ = resolve(config, hardware(world), shape)
+    config, _ = decide(config, shape, world)
     config = _one_pass_a_step(config, world.size, steps=WARM_UP + steps + PROFILED)
     tokenizer = load_tokenizer(config.model) if config.model.add_tokens else None
     data = [generate_rows(config, count) for count in (config.train.global_batch_size, 0)]

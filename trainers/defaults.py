@@ -1,20 +1,25 @@
 """What `auto` means: each choice a rule of configuration, hardware and model shape, with the reason that is printed."""
 
+import bisect
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from trainers.config import TrainConfig
 from trainers.errors import ConfigError
+from trainers.memory import Footprint, Memory, memory_of, room
 
 _LONGEST_BY_DEFAULT = 4096
 _EVALUATIONS_A_RUN = 10
 _CPU_TOKENS, _GPU_TOKENS = 2048, 32768
-_USABLE_SHARE = 0.85
-"""Of a GPU's memory; the rest is for CUDA itself, logits, communication and fragmentation."""
 _LASTING_SHARE = 0.7
 """Above it, whole weights leave too little of a GPU for activations."""
-_QUANTIZED_BYTES = {"nf4": 0.53, "int8": 1.0}
+_TOKENS_STEP = 256
+_UNCOUNTED = "what this model takes cannot be counted without running it"
+
+Measure = Callable[[TrainConfig], Footprint | None]
+"""trainers.footprint.measure for the device, or its like; called only where memory decides something"""
 
 
 @dataclass(frozen=True)
@@ -50,18 +55,20 @@ class Choice:
         return asdict(self)
 
 
-def resolve(config: TrainConfig, hardware: Hardware, shape: Shape | None = None) -> tuple[TrainConfig, list[Choice]]:
+def resolve(
+    config: TrainConfig, hardware: Hardware, shape: Shape | None = None, measure: Measure = lambda config: None
+) -> tuple[TrainConfig, list[Choice]]:
     """The configuration with every `auto` that can be decided replaced, and what was chosen why.
 
-    Without a `shape` (the model is not at hand) what depends on it stays `auto` for the worker. Raises ConfigError for a length the model
-    was not made for.
+    Without a `shape` (the model is not at hand) what depends on it stays `auto` for the worker. Where `measure` has no footprint of the
+    model the careful choice is made. Raises ConfigError for a length the model was not made for.
     """
     choices = [*_precision(config, hardware), *_schedule(config)]
     if shape is not None:
         choices += _length(config, shape)
         config = apply(config, choices)
-        more = _zero(config, hardware, shape)
-        more += _micro_batch(apply(config, more), hardware, shape)
+        more = _zero(config, hardware, measure)
+        more += _micro_batch(apply(config, more), hardware, measure)
         choices += more
     return apply(config, choices), choices
 
@@ -132,81 +139,61 @@ def _length(config: TrainConfig, shape: Shape) -> list[Choice]:
     return [Choice("data.max_length", _LONGEST_BY_DEFAULT, f"of the model's {longest} positions; set more where examples are longer")]
 
 
-def _zero(config: TrainConfig, hardware: Hardware, shape: Shape) -> list[Choice]:
+def _zero(config: TrainConfig, hardware: Hardware, measure: Measure) -> list[Choice]:
     if config.zero.stage != "auto":
         return []
     if config.zero.offload_params == "cpu":
         return [Choice("zero.stage", 3, "offloading parameters needs it")]
     if hardware.workers == 1:
         return [Choice("zero.stage", 1, "one worker: nothing to shard")]
-    needed = _lasting_bytes(config, hardware, shape, stage=2)
-    if hardware.memory_bytes is None or needed <= _LASTING_SHARE * hardware.memory_bytes:
-        return [Choice("zero.stage", 2, "weights fit on each worker; gradients and optimizer states are sharded")]
+    whole = Choice("zero.stage", 2, "weights fit on each worker; gradients and optimizer states are sharded")
+    if hardware.memory_bytes is None:
+        return [whole]
+    footprint = measure(config)
+    if footprint is None:
+        return [Choice("zero.stage", 2, f"gradients and optimizer states are sharded; {_UNCOUNTED}")]
+    zero = config.zero.model_copy(update={"stage": 2})
+    needed = memory_of(footprint, zero, workers=hardware.workers, tokens=0, checkpointing=True).lasting
+    if needed <= _LASTING_SHARE * hardware.memory_bytes:
+        return [whole]
     if config.model.quantization != "none":
         return [Choice("zero.stage", 2, "quantised weights stay whole on each worker")]
     return [Choice("zero.stage", 3, f"weights are sharded too: with them whole, {_gb(needed)} of {_gb(hardware.memory_bytes)} were taken")]
 
 
-def _micro_batch(config: TrainConfig, hardware: Hardware, shape: Shape) -> list[Choice]:
+def _micro_batch(config: TrainConfig, hardware: Hardware, measure: Measure) -> list[Choice]:
     """Tokens of a forward pass, and whether activations are computed again in the backward pass (Chen et al. 2016)."""
     length, tokens, checkpointing = config.data.max_length, config.train.micro_batch_tokens, config.train.activation_checkpointing
     assert isinstance(length, int) and config.zero.stage != "auto"
-    choices = []
+    if "auto" not in (tokens, checkpointing):
+        return []
     if hardware.device == "cpu" or hardware.memory_bytes is None:
-        if checkpointing == "auto":
-            choices.append(Choice("train.activation_checkpointing", False, "main memory is taken to be large enough"))
-        if tokens == "auto":
-            choices.append(Choice("train.micro_batch_tokens", max(_CPU_TOKENS, length), "enough to keep the cores busy"))
-        return choices
-    lasting = _lasting_bytes(config, hardware, shape, stage=config.zero.stage)
-    room = _USABLE_SHARE * hardware.memory_bytes - lasting
+        careful = Choice("train.activation_checkpointing", False, "main memory is taken to be large enough")
+        pass_ = Choice("train.micro_batch_tokens", max(_CPU_TOKENS, length), "enough to keep the cores busy")
+        return [choice for choice, value in ((careful, checkpointing), (pass_, tokens)) if value == "auto"]
+    footprint = measure(config)
+    if footprint is None:
+        careful = Choice("train.activation_checkpointing", True, _UNCOUNTED)
+        pass_ = Choice("train.micro_batch_tokens", length, f"one example of full length: {_UNCOUNTED}")
+        return [choice for choice, value in ((careful, checkpointing), (pass_, tokens)) if value == "auto"]
+
+    def needed(tokens: int, checkpointing: bool) -> Memory:
+        return memory_of(footprint, config.zero, workers=hardware.workers, tokens=tokens, checkpointing=checkpointing)
+
+    choices, available = [], room(hardware.memory_bytes)
     if checkpointing == "auto":
-        checkpointing = room < _activation_bytes(config, shape, checkpointing=False) * (length if tokens == "auto" else max(length, tokens))
+        checkpointing = needed(length if tokens == "auto" else max(length, tokens), False).total > available
         reason = "activations of a forward pass do not fit" if checkpointing else "activations fit"
         choices.append(Choice("train.activation_checkpointing", checkpointing, reason))
     if tokens == "auto":
-        per_token = _activation_bytes(config, shape, checkpointing=checkpointing)
-        chosen = max(length, min(_GPU_TOKENS, int(room / per_token) // 256 * 256))
-        sizes = f"about {_gb(lasting)} that stay and {_gb(per_token * chosen)} of activations in {_gb(hardware.memory_bytes)}"
-        reason = sizes if room >= per_token * chosen else f"one example of full length, and it may not fit: {sizes}"
+        steps = range(_TOKENS_STEP, _GPU_TOKENS + 1, _TOKENS_STEP)
+        fitting = bisect.bisect_right(steps, available, key=lambda tokens: needed(tokens, checkpointing).total)
+        chosen = max(length, fitting * _TOKENS_STEP)
+        memory = needed(chosen, checkpointing)
+        sizes = f"about {_gb(memory.lasting)} that stay and {_gb(memory.passing)} of activations in {_gb(hardware.memory_bytes)}"
+        reason = sizes if memory.total <= available else f"one example of full length, and it may not fit: {sizes}"
         choices.append(Choice("train.micro_batch_tokens", chosen, reason))
     return choices
-
-
-def _lasting_bytes(config: TrainConfig, hardware: Hardware, shape: Shape, *, stage: int) -> float:
-    """Weights, gradients and AdamW's states on one worker (Rajbhandari et al. 2020, figure 1)."""
-    width, trained, workers = _width(config), _trained_parameters(config, shape), hardware.workers
-    weights = _weight_bytes(config, shape) / (workers if stage == 3 else 1)
-    if config.zero.offload_params == "cpu":
-        weights = width * shape.parameters / shape.layers  # what is gathered for one layer
-    gradients = width * trained / (workers if stage >= 2 else 1)
-    states = 12 * trained / workers if config.zero.offload_optimizer == "none" else 0
-    return weights + gradients + states
-
-
-def _weight_bytes(config: TrainConfig, shape: Shape) -> float:
-    """Of the whole model. Quantisation is of linear layers: embeddings and the head, as large, stay as they are."""
-    if config.model.quantization == "none":
-        return _width(config) * shape.parameters
-    outside = 2 * (shape.parameters - shape.linear)
-    return _QUANTIZED_BYTES[config.model.quantization] * (shape.parameters - outside) + _width(config) * outside
-
-
-def _trained_parameters(config: TrainConfig, shape: Shape) -> int:
-    if config.method.type == "full":
-        return shape.parameters
-    widths = 4 * 2 * shape.hidden_size + 3 * (shape.hidden_size + shape.intermediate_size)  # in and out of seven linear layers
-    return config.method.rank * shape.layers * widths
-
-
-def _activation_bytes(config: TrainConfig, shape: Shape, *, checkpointing: bool) -> int:
-    """For each token: what a block keeps for its backward pass, in every block; or every block's input and one block's rest."""
-    block = 7 * shape.hidden_size + 4 * shape.intermediate_size
-    return _width(config) * (shape.layers * shape.hidden_size + block if checkpointing else shape.layers * block)
-
-
-def _width(config: TrainConfig) -> int:
-    return 2 if config.model.dtype == "bfloat16" else 4
 
 
 def _gb(value: float) -> str:

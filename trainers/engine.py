@@ -17,6 +17,7 @@ from torch import nn
 
 from trainers.config import TrainConfig
 from trainers.data.batches import Batch
+from trainers.memory import PERSISTENT, PREFETCH, REDUCE_BUCKET, REUSE_DISTANCE, SUB_GROUP
 from trainers.world import World
 
 if not torch.cuda.is_available():
@@ -34,15 +35,22 @@ if not torch.cuda.is_available():
 MASTER, FIRST_MOMENT, SECOND_MOMENT = "master", "exp_avg", "exp_avg_sq"
 
 
-def ds_config(config: TrainConfig, *, world_size: int) -> dict[str, Any]:
-    """The DeepSpeed configuration of a resolved job: every default that matters is written out."""
+def ds_config(config: TrainConfig, *, world_size: int, trained: int = REDUCE_BUCKET) -> dict[str, Any]:
+    """The DeepSpeed configuration of a resolved job that trains so many parameters: every default that matters is written out."""
     assert config.zero.stage != "auto" and config.model.dtype != "auto"
-    zero: dict[str, Any] = {"stage": config.zero.stage}
+    # a bucket larger than all gradients is memory for nothing, and DeepSpeed takes it at once: 1 GB for an adapter of 80 MB
+    zero: dict[str, Any] = {"stage": config.zero.stage, "reduce_bucket_size": min(trained, REDUCE_BUCKET)}
     if config.zero.offload_optimizer == "cpu":
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     if config.zero.stage == 3:
         # the default threshold of 100k keeps whole LoRA matrices gathered, which is what we want; linear layers are sharded
-        zero |= {"stage3_gather_16bit_weights_on_model_save": False}
+        zero |= {
+            "stage3_gather_16bit_weights_on_model_save": False,
+            "stage3_param_persistence_threshold": PERSISTENT,
+            "stage3_max_reuse_distance": REUSE_DISTANCE,
+            "stage3_prefetch_bucket_size": PREFETCH,
+            "sub_group_size": SUB_GROUP,
+        }
         if config.zero.offload_params == "cpu":
             zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     return {
@@ -118,7 +126,7 @@ class Engine:
             model=module,
             optimizer=optimizer,
             model_parameters=list(self.names.values()),
-            config=ds_config(config, world_size=world.size),
+            config=ds_config(config, world_size=world.size, trained=sum(getattr(p, "ds_numel", p.numel()) for p in self.names.values())),
             dist_init_required=False,
         )
         self.stage: Literal[1, 2, 3] = self._engine.zero_optimization_stage()

@@ -25,5 +25,9 @@ def peak_flops(device: torch.device) -> float | None:
     """Dense bf16 FLOP/s of a GPU by its name, None where it is not known."""
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
+    return peak_of(torch.cuda.get_device_name(device))
+
+
+def peak_of(name: str) -> float | None:
+    """As peak_flops, for a device of this name."""
     return next((peak for part, peak in _PEAKS if part in name), None)

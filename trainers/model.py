@@ -70,14 +70,8 @@ def load_model_config(model: ModelConfig) -> PretrainedConfig:
 
 def shape_of(model: ModelConfig, task: Task) -> Shape:
     """Sizes of the model, from its config.json alone (built on the meta device, no weights). Raises ModelError."""
-    config = load_model_config(model)
-    auto = AutoModelForSequenceClassification if task == "classify" else AutoModelForCausalLM
-    try:
-        with torch.device("meta"):
-            empty = auto.from_config(config, trust_remote_code=model.trust_remote_code)
-    except ValueError as error:
-        raise ModelError(f"{model.name}: a {config.model_type} model cannot be trained for task {task}",
-                         "an encoder cannot write: use task: classify" if task != "classify" else "") from error  # fmt: skip
+    empty = on_meta(model, task)
+    config = empty.config
     text = config.get_text_config()
     widths = (getattr(text, name, None) for name in ("intermediate_size", "n_inner", "ffn_hidden_size"))
     head, embeddings = empty.get_output_embeddings(), empty.get_input_embeddings()
@@ -91,6 +85,37 @@ def shape_of(model: ModelConfig, task: Task) -> Shape:
         attention_width=text.num_attention_heads * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads),
         longest_input=getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None),
     )
+
+
+def on_meta(model: ModelConfig, task: Task, *, layers: int | None = None) -> Any:
+    """The Hugging Face model without weights, on the meta device; with `layers`, cut to so many. `model.dtype` auto is float32.
+
+    Raises ModelError.
+    """
+    config = load_model_config(model)
+    if layers is not None:
+        _cut(config.get_text_config(), layers)
+    auto = AutoModelForSequenceClassification if task == "classify" else AutoModelForCausalLM
+    options: dict[str, Any] = {"dtype": DTYPES.get(model.dtype, torch.float32), "trust_remote_code": model.trust_remote_code}
+    if model.attention in ("eager", "sdpa"):  # flash_attention_2 cannot be asked for where it is not installed
+        options["attn_implementation"] = model.attention
+    try:
+        with torch.device("meta"):
+            empty: Any = auto.from_config(config, **options)
+    except ValueError as error:
+        raise ModelError(f"{model.name}: a {config.model_type} model cannot be trained for task {task}",
+                         "an encoder cannot write: use task: classify" if task != "classify" else "") from error  # fmt: skip
+    empty.new_layers, empty.new_tokens = [], []
+    return empty
+
+
+def _cut(config: PretrainedConfig, layers: int) -> None:
+    """Let a configuration be that of a model of so many layers, lists with an entry for each layer too."""
+    before = config.num_hidden_layers
+    for name, value in list(vars(config).items()):
+        if "layer" in name and isinstance(value, list) and len(value) == before:
+            setattr(config, name, (value * layers)[:layers])
+    config.num_hidden_layers = layers
 
 
 def load_base(

@@ -18,6 +18,11 @@ LOGITS_BYTES = 256 * 2**20
 """Most bytes of float32 logits at a time; beyond it they are computed in chunks, and again in the backward pass."""
 
 
+def logits_chunk(vocabulary: int) -> int:
+    """Tokens whose logits are made at a time."""
+    return max(1, LOGITS_BYTES // (4 * vocabulary))
+
+
 class NextToken(nn.Module):
     """Cross-entropy of the next token, over the tokens that are learnt; logits are made for these only."""
 
@@ -41,7 +46,7 @@ class NextToken(nn.Module):
         if batch.weight == 0:
             wanted = torch.zeros_like(wanted)
             wanted[0, 0] = True
-        loss = self._summed_loss(hidden[wanted], batch.targets[wanted].clamp(min=0))
+        loss = self.summed_loss(hidden[wanted], batch.targets[wanted].clamp(min=0))
         return loss * batch.weight, None
 
     def hidden(self, ids: torch.Tensor, cache: Any = None) -> tuple[torch.Tensor, Any]:
@@ -57,9 +62,9 @@ class NextToken(nn.Module):
         each = F.cross_entropy(self.logits(hidden[wanted]).float(), batch.targets[wanted], reduction="none")
         return torch.zeros(len(wanted), device=each.device).index_add(0, wanted.nonzero()[:, 0], each)
 
-    def _summed_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def summed_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """hidden (N, H), targets (N,) -> scalar, never holding more than LOGITS_BYTES of float32 logits."""
-        tokens = max(1, LOGITS_BYTES // (4 * self._config.vocab_size))
+        tokens = logits_chunk(self._config.vocab_size)
         if len(targets) <= tokens:
             return self._chunk_loss(hidden, targets)
         chunks = zip(hidden.split(tokens), targets.split(tokens), strict=True)

@@ -6,6 +6,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from trainers.defaults import Choice, Hardware, Shape, apply, intervals, resolve
 from trainers.engine import Engine, gathered, sharded_loading
 from trainers.errors import CheckpointError, ConfigError, DataError, RunBusyError, TrainersError
 from trainers.events import EventLog, Listener, trackers
+from trainers.footprint import measure
 from trainers.lease import Lease
 from trainers.loop import Run, evaluate, fit
 from trainers.lora import fuse_updates
@@ -119,7 +121,7 @@ def _train(
 ) -> None:
     tokenizer = load_tokenizer(config.model)
     shape = shape_of(config.model, config.task)
-    config, chosen_here = resolve(config, hardware(world), shape)
+    config, chosen_here = decide(config, shape, world)
     summary, *data = _prepare_data(config, tokenizer, run_dir, world)
     run, loaded, chosen_with_model = build(config, shape, tokenizer, data, run_dir, world, log, lease)
     run.notice, run.store = Notice(leaving, world), store
@@ -390,7 +392,13 @@ def device_name(world: World) -> str:
     return torch.cuda.get_device_name() if world.device.type == "cuda" else f"cpu ({torch.get_num_threads()} threads a worker)"
 
 
-def hardware(world: World) -> Hardware:
+def decide(config: TrainConfig, shape: Shape, world: World) -> tuple[TrainConfig, list[Choice]]:
+    """Every `auto` that can be decided before the model is loaded, for this worker's device."""
+    hardware = _hardware(world)
+    return resolve(config, hardware, shape, partial(measure, device=hardware.device))
+
+
+def _hardware(world: World) -> Hardware:
     if world.device.type == "cuda":
         return Hardware("cuda", world.size, torch.cuda.get_device_properties(world.device).total_memory)
     return Hardware("cpu", world.size)

@@ -1,12 +1,14 @@
+from functools import partial
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainers.config import TrainConfig, validate
+from trainers.config import FullMethod, TrainConfig, validate
 from trainers.defaults import Choice, Hardware, Shape, intervals, resolve
 from trainers.errors import ConfigError
+from trainers.memory import Footprint
 
 GIB = 2**30
 LLAMA_8B = Shape(
@@ -24,8 +26,49 @@ def _make_gpus(gib: float, workers: int = 1) -> Hardware:
     return Hardware("cuda", workers, int(gib * GIB))
 
 
+def _footprint(config: TrainConfig, layers: int = 32, hidden: int = 4096, inner: int = 14336, vocabulary: int = 128256) -> Footprint:
+    """A Llama by hand, its keys a quarter as wide as its queries: it keeps ten times its width and four times its inner width."""
+    full, width, row = config.method.type == "full", 2 if config.model.dtype == "bfloat16" else 4, config.data.max_length
+    assert isinstance(row, int)
+    block = 5 * hidden**2 // 2 + 3 * hidden * inner
+    parameters = layers * block + 2 * vocabulary * hidden
+    adapters = 0 if isinstance(config.method, FullMethod) else config.method.rank * layers * (19 * hidden // 2 + 3 * inner)
+    kept, backward = row * width * (10 * hidden + 4 * inner), row * width * 4 * inner
+    return Footprint(
+        device="cuda",
+        quantization=config.model.quantization,
+        width=width,
+        parameters=parameters,
+        adapters=adapters,
+        trained=parameters if full else adapters,
+        quantized=layers * block,
+        largest=vocabulary * hidden,
+        largest_trained=vocabulary * hidden if full else 16 * inner,
+        largest_quantized=hidden * inner,
+        small=2 * layers * hidden,
+        block=block,
+        head=vocabulary * hidden,
+        vocabulary=vocabulary,
+        layers=layers,
+        row=row,
+        mask=0,
+        mask_block=0,
+        kept_first=kept,
+        kept_block=kept,
+        input_first=row * width * hidden,
+        input_block=row * width * hidden,
+        backward=backward,
+        backward_fixed=0,
+        recomputed=kept + backward,
+        recomputed_fixed=0,
+        chunk=523,
+        logits=523 * 2 * width * hidden,
+        logits_fixed=2**30,
+    )
+
+
 def _choices(hardware: Hardware = CPU, shape: Shape | None = LLAMA_8B, **blocks: Any) -> dict[str, Choice]:
-    _, choices = resolve(_make_config(**blocks), hardware, shape)
+    _, choices = resolve(_make_config(**blocks), hardware, shape, _footprint)
     return {choice.field: choice for choice in choices}
 
 
@@ -83,11 +126,11 @@ def test_a_length_beyond_the_model_is_refused_with_the_number_to_use() -> None:
         (H200, {}, 1, "one worker"),
         (_make_gpus(139, 8), {}, 2, "weights fit on each worker"),
         (_make_gpus(24, 4), {}, 2, "weights fit on each worker"),
-        (_make_gpus(16, 2), {}, 3, "weights are sharded too: with them whole, 15.3 GiB of 16.0 GiB"),
+        (_make_gpus(16, 2), {}, 3, "weights are sharded too: with them whole, 16.5 GiB of 16.0 GiB"),
         (_make_gpus(139, 2), {"method": "full"}, 2, "weights fit on each worker"),
         (_make_gpus(80, 8), {"method": "full"}, 2, "weights fit on each worker"),
         (_make_gpus(80, 2), {"method": "full"}, 3, "weights are sharded too"),
-        (_make_gpus(32, 4), {"method": "full"}, 3, "weights are sharded too: with them whole, 41.1 GiB"),
+        (_make_gpus(32, 4), {"method": "full"}, 3, "weights are sharded too: with them whole, 47.8 GiB"),
         (_make_gpus(32, 4), {"method": "full", "zero": {"offload_optimizer": "cpu"}}, 2, "weights fit on each worker"),
         (_make_gpus(6, 2), {"model": {"path": "m", "quantization": "nf4"}}, 2, "quantised weights stay whole"),
         (_make_gpus(24, 1), {"zero": {"offload_params": "cpu"}}, 3, "offloading parameters needs it"),
@@ -104,7 +147,7 @@ def test_8b_lora_on_an_h200_computes_nothing_twice() -> None:
     assert choices["train.activation_checkpointing"].value is False
     assert 8192 <= choices["train.micro_batch_tokens"].value <= 20480
     assert (
-        "15.5 GiB that stay" in choices["train.micro_batch_tokens"].reason and "in 139.0 GiB" in choices["train.micro_batch_tokens"].reason
+        "16.2 GiB that stay" in choices["train.micro_batch_tokens"].reason and "in 139.0 GiB" in choices["train.micro_batch_tokens"].reason
     )
 
 
@@ -123,7 +166,7 @@ def test_a_quantised_model_leaves_room_for_more_tokens() -> None:
 def test_a_model_too_large_for_the_gpu_gets_one_example_and_a_warning_in_words() -> None:
     tokens, reason = _chosen("train.micro_batch_tokens", _make_gpus(8))
     assert tokens == 4096
-    assert reason.startswith("one example of full length, and it may not fit: about 15.5 GiB that stay")
+    assert reason.startswith("one example of full length, and it may not fit: about 16.2 GiB that stay")
 
 
 def test_float32_activations_take_twice_the_room() -> None:
@@ -148,7 +191,7 @@ def test_checkpointing_is_judged_by_the_tokens_asked_for() -> None:
 def test_without_checkpointing_the_tokens_are_what_fits_without_it() -> None:
     long = {"train": "rows.jsonl", "max_length": 4000}
     tokens, reason = _chosen("train.micro_batch_tokens", _make_gpus(24), data=long, train={"activation_checkpointing": False})
-    assert tokens == 4000 and "may not fit" in reason and "20.5 GiB of activations" in reason
+    assert tokens == 4000 and "may not fit" in reason and "24.5 GiB of activations" in reason
 
 
 def test_a_cpu_gets_a_pass_of_2048_tokens_or_one_example() -> None:
@@ -161,6 +204,21 @@ def test_without_the_model_at_hand_what_depends_on_it_stays_open() -> None:
     config, choices = resolve(_make_config(), _make_gpus(24, 2))
     assert {choice.field for choice in choices} == {"model.dtype", "train.epochs", "train.learning_rate"}
     assert (config.data.max_length, config.zero.stage, config.train.micro_batch_tokens) == ("auto", "auto", "auto")
+
+
+def test_a_model_that_cannot_be_counted_gets_the_careful_choice() -> None:
+    _, choices = resolve(_make_config(), _make_gpus(80, 2), LLAMA_8B, lambda config: None)
+    chosen = {choice.field: choice for choice in choices}
+    assert chosen["zero.stage"].value == 2 and chosen["train.activation_checkpointing"].value is True
+    assert chosen["train.micro_batch_tokens"].value == 4096 and "cannot be counted" in chosen["train.micro_batch_tokens"].reason
+
+
+def test_memory_is_not_counted_where_it_decides_nothing() -> None:
+    def refuse(config: TrainConfig) -> Footprint:
+        raise AssertionError
+
+    resolve(_make_config(), Hardware("cpu", 2), LLAMA_8B, refuse)
+    resolve(_make_config(train={"micro_batch_tokens": 8, "activation_checkpointing": True}, zero=2), _make_gpus(80), LLAMA_8B, refuse)
 
 
 def test_what_is_asked_for_is_left_alone() -> None:
@@ -193,13 +251,14 @@ def test_every_choice_is_sane_and_made_once(
 ) -> None:
     shape = Shape(12 * layers * hidden**2, 11 * layers * hidden**2, layers, hidden, 4 * hidden, hidden, longest)
     hardware = _make_gpus(gib, workers)
-    config, choices = resolve(_make_config(method=method, zero=zero, train=train), hardware, shape)
+    measure = partial(_footprint, layers=layers, hidden=hidden, inner=4 * hidden)
+    config, choices = resolve(_make_config(method=method, zero=zero, train=train), hardware, shape, measure)
     length, tokens = config.data.max_length, config.train.micro_batch_tokens
     assert isinstance(length, int) and isinstance(tokens, int)
     assert tokens == train.get("micro_batch_tokens") or length <= tokens <= max(length, 32768)
     assert config.train.activation_checkpointing in (True, False) and config.zero.stage in (1, 2, 3)
     assert len({choice.field for choice in choices}) == len(choices) and all(choice.reason for choice in choices)
-    assert resolve(config, hardware, shape) == (config, [])
+    assert resolve(config, hardware, shape, measure) == (config, [])
 
 
 @pytest.mark.parametrize(("steps", "every"), [(1, 1), (9, 1), (10, 1), (11, 2), (1000, 100)])

@@ -55,6 +55,12 @@ def test_clipping_is_written_out_and_nothing_is_accumulated_behind_our_back(stag
     assert written["managed_gradient_accumulation"] is False and written["gradient_accumulation_steps"] == 1
 
 
+@pytest.mark.parametrize(("trained", "bucket"), [(41_943_040, 41_943_040), (8_030_261_248, 500_000_000)])
+def test_the_bucket_is_no_larger_than_all_gradients(trained: int, bucket: int) -> None:
+    written = ds_config(_make_config(zero=2), world_size=4, trained=trained)
+    assert written["zero_optimization"]["reduce_bucket_size"] == bucket
+
+
 def test_there_is_no_stage_0() -> None:
     with pytest.raises(ConfigError, match=r"zero\.stage: expected auto, 1, 2 or 3, got 0"):
         _make_config(zero=0)

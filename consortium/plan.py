@@ -1,0 +1,194 @@
+"""`consortium plan`: memory, time and cost by number of GPUs and ZeRO stage, as tables or JSON."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from cluster.job import JobSpec, load_job
+from cluster.plan import ASSUMPTIONS, COMMUNICATION, Gpu, Plan, Row, Work, find_gpu, make_plan
+from trainers.config import TrainConfig
+from trainers.errors import ConfigError, ModelError
+from trainers.memory import RESERVE
+
+_GIB = 2**30
+_TERMS = {
+    "weights": "weights",
+    "quantized": "quantised",
+    "adapters": "adapters",
+    "gradients": "gradients",
+    "optimizer": "optimizer",
+    "communication": "communication",
+    "context": "context",
+    "activations": "activations",
+    "dequantized": "dequantised",
+    "mask": "mask",
+    "logits": "logits",
+    "step": "update",
+}
+
+
+def plan_job(
+    path: Path,
+    overrides: Sequence[str],
+    *,
+    gpus: str,
+    gpu: str,
+    price: float | None,
+    project: str | None,
+    tokens: float | None,
+    as_json: bool,
+) -> None:
+    """Print the plan of a job file."""
+    card, counts, beyond = find_gpu(gpu), _counts("--gpus", gpus), _counts("--project", project) if project else []
+    job = load_job(path, overrides)
+    from trainers.footprint import measure
+    from trainers.model import shape_of
+    from trainers.worker import quiet
+
+    quiet()
+    plan = make_plan(
+        job,
+        card,
+        counts,
+        beyond,
+        shape=shape_of(job.model, job.task),
+        measure=partial(measure, device="cpu" if card.flops is None else "cuda"),
+        work=partial(_work, tokens=tokens),
+        price=price,
+    )
+    if as_json:
+        print(json.dumps(_as_dict(plan)))
+    else:
+        _show(plan, job, Console(highlight=False, soft_wrap=True))
+
+
+def _counts(option: str, text: str) -> list[int]:
+    """Raises ConfigError."""
+    try:
+        counts = [int(part) for part in text.split(",")]
+    except ValueError:
+        counts = []
+    if not counts or min(counts) < 1:
+        raise ConfigError(f"{option} {text}: expected numbers of GPUs from 1 up", f"as in {option} 1,8")
+    return sorted(set(counts))
+
+
+def _work(config: TrainConfig, *, tokens: float | None) -> Work:
+    """What the job has to go through: estimated from its data where these and the tokenizer are at hand, else what `tokens` says."""
+    longest = config.data.max_length
+    assert isinstance(longest, int)
+    epochs, steps = config.train.epochs, config.train.max_steps
+    missing = next((str(path) for path in config.data.train if not path.exists()), None)
+    if tokens is None and missing is None and config.model.path:
+        try:
+            return _estimated(config, longest)
+        except ModelError as error:
+            missing = error.message
+    mean, assumed = float(longest), f"examples taken to be {longest} tokens long"
+    if steps is not None:
+        return Work(steps * config.train.global_batch_size * mean, mean, mean, f"{steps} steps, {assumed}")
+    if tokens is not None:
+        return Work(tokens * (epochs or 1), mean, mean, f"--tokens {tokens:,.0f} an epoch, {epochs:g} epochs, {assumed}")
+    reason = f"no {missing}" if config.model.path else "a shape has no tokenizer"
+    return Work(None, mean, mean, f"hours need data ({reason}): give --tokens N, the tokens of an epoch; {assumed}")
+
+
+def _estimated(config: TrainConfig, longest: int) -> Work:
+    from trainers.data.estimate import estimate
+    from trainers.model import load_tokenizer
+
+    found = estimate(config.data, config.task, load_tokenizer(config.model), max_length=longest)
+    epochs, steps = config.train.epochs, config.train.max_steps
+    total = found.tokens * (epochs or 0) if steps is None else steps * config.train.global_batch_size * found.mean_length
+    how_long = f"{epochs:g} epochs" if steps is None else f"{steps} steps"
+    source = f"estimate from {found.sampled:,} of {found.rows:,} rows: {found.tokens:,.0f} tokens an epoch, {how_long}"
+    source += f"; the mean example has {found.mean_length:,.0f}"
+    return Work(total, found.mean_length, found.square_mean, source)
+
+
+def _as_dict(plan: Plan) -> dict[str, Any]:
+    return {
+        "gpu": plan.gpu.name,
+        "card_bytes": plan.gpu.memory,
+        "reserve": RESERVE,
+        "price": plan.price,
+        "max_length": plan.max_length,
+        "work": asdict(plan.work),
+        "rows": [_row_dict(row) for row in plan.rows],
+        "cheapest": None if plan.cheapest is None else _row_dict(plan.cheapest),
+        "why": plan.why,
+        "assumptions": [ASSUMPTIONS, *(COMMUNICATION if any(row.projected for row in plan.rows) else ())],
+    }
+
+
+def _row_dict(row: Row) -> dict[str, Any]:
+    return asdict(row) | {"total_bytes": row.memory.total, "bound": row.seconds.bound if row.seconds else None}
+
+
+def _show(plan: Plan, job: JobSpec, out: Console) -> None:
+    quantized = f", {job.model.quantization}" if job.model.quantization != "none" else ""
+    out.print(f"[bold]{job.name}[/]  {job.model.name}, {job.method.type}{quantized}, rows of {plan.max_length} tokens on {_card(plan.gpu)}")
+    out.print(f"  {plan.work.source}\n")
+    out.print(_memory_table(plan.rows))
+    out.print()
+    out.print(_time_table(plan))
+    out.print(f"\n{_verdict(plan)}")
+    out.print(f"  a prediction, none of it measured: {ASSUMPTIONS}", style="dim")
+    if any(row.projected for row in plan.rows):
+        out.print("  projected rows assume:", style="dim")
+        for line in COMMUNICATION:
+            out.print(f"  - {line}", style="dim")
+
+
+def _card(gpu: Gpu) -> str:
+    return gpu.name if gpu.flops is None else f"{gpu.name} ({gpu.memory / _GIB:g} GiB, {RESERVE:.0%} of it kept free)"
+
+
+def _memory_table(rows: Sequence[Row]) -> Table:
+    """GiB of one worker; terms that are nothing in every row are left out."""
+    table = Table(box=None, padding=(0, 2, 0, 0), title="GiB of a worker", title_justify="left")
+    shown = [term for term in _TERMS if any(getattr(row.memory, term) >= 0.005 * _GIB for row in rows)]
+    for name in ("GPUs", "ZeRO", "tokens", *(_TERMS[term] for term in shown), "total", ""):
+        table.add_column(name, justify="right")
+    for row in rows:
+        cells = [f"{getattr(row.memory, term) / _GIB:.2f}" for term in shown]
+        verdict = "fits" if row.fits else "[red]does not fit[/]"
+        table.add_row(*_head(row), f"{row.micro_batch_tokens:,}", *cells, f"{row.memory.total / _GIB:.1f}", verdict)
+    return table
+
+
+def _time_table(plan: Plan) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), title="Time and cost", title_justify="left")
+    for name in ("GPUs", "ZeRO", "activations", "tokens/s", "bound by", "hours", "cost", ""):
+        table.add_column(name, justify="right")
+    for row in plan.rows:
+        if row.fits:
+            table.add_row(
+                *_head(row),
+                "computed again" if row.checkpointing else "kept",
+                "?" if row.tokens_per_second is None else f"{row.tokens_per_second:,.0f}",
+                "" if row.seconds is None else row.seconds.bound,
+                "?" if row.hours is None else f"{row.hours:,.2f}",
+                "?" if row.cost is None else f"{row.cost:,.2f}",
+                "projected" if row.projected else "",
+            )
+    return table
+
+
+def _head(row: Row) -> tuple[str, str]:
+    return str(row.gpus), f"{row.stage}{'*' if row.chosen else ' '}"
+
+
+def _verdict(plan: Plan) -> str:
+    row = plan.cheapest
+    if row is None:
+        return f"[red]{plan.why}[/]"
+    sums = "" if row.hours is None else f", {row.hours:,.2f} hours"
+    sums += "" if row.cost is None else f", {row.cost:,.2f}"
+    return f"cheapest that fits: [bold]{row.gpus} x {plan.gpu.name}, ZeRO-{row.stage}[/]{sums}: {plan.why}   (* what auto takes)"

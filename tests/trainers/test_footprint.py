@@ -1,0 +1,121 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_leaves
+
+from tests import helpers
+from trainers.config import TrainConfig, validate
+from trainers.footprint import measure
+from trainers.lora import fuse_updates
+from trainers.memory import Footprint
+from trainers.model import add_adapters, decoder_blocks, load_base, load_tokenizer
+
+ROWS, ROW = 3, 40
+
+
+def _make_config(model: Any, method: Any = "lora", row: int = ROW, **blocks: Any) -> TrainConfig:
+    values = {"task": "sft", "model": model, "method": method, "data": {"train": "rows.jsonl", "max_length": row}, "zero": 1}
+    return validate(TrainConfig, values | blocks, source="job.yaml")
+
+
+def _measure(config: TrainConfig, device: Any = "cpu") -> Footprint:
+    found = measure(config, device)
+    assert found is not None
+    return found
+
+
+def _saved(config: TrainConfig, kernel: SDPBackend) -> int:
+    """Bytes really kept on this CPU by a forward pass of the body with its weights, each storage once.
+
+    They are what autograd saves, and with activation checkpointing the arguments of the blocks, which it does not see.
+    """
+    base = load_base(config.model, config.task, load_tokenizer(config.model), labels=["a", "b"], device=torch.device("cpu"), seed=0)
+    module = add_adapters(base, config.method, config.task, quantized=False)
+    fuse_updates(module)
+    if config.train.activation_checkpointing is True:
+        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    module.train()
+    own = {tensor.untyped_storage().data_ptr() for tensor in [*module.parameters(), *module.buffers()]}
+    ids, mask = torch.full((ROWS, ROW), 7), torch.ones(ROWS, 1, ROW, ROW, dtype=torch.bool).tril()
+    inputs = {"input_ids": ids, "attention_mask": mask} | ({"position_ids": ids.clone()} if config.task == "sft" else {})
+    own |= {tensor.untyped_storage().data_ptr() for tensor in inputs.values()}
+    saved: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        saved[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    def keep_arguments(block: torch.nn.Module, args: Any, kwargs: Any) -> None:
+        for tensor in tree_leaves((args, kwargs)):
+            if isinstance(tensor, torch.Tensor):
+                keep(tensor)
+
+    if config.train.activation_checkpointing is True:
+        for block in decoder_blocks(base):
+            block.register_forward_pre_hook(keep_arguments, with_kwargs=True)
+    with sdpa_kernel(kernel), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        body = getattr(base, base.base_model_prefix)
+        hidden = body(**inputs, use_cache=False).last_hidden_state
+    return sum(tensor.untyped_storage().nbytes() for address, tensor in {hidden.data_ptr(): hidden, **saved}.items() if address not in own)
+
+
+@pytest.mark.parametrize("method", ["full", "lora", {"lora": {"rank": 4, "dropout": 0.1}}])
+@pytest.mark.parametrize("again", [False, True])
+def test_what_is_counted_without_data_is_what_a_real_pass_saves(llama_dir: Path, method: Any, again: bool) -> None:
+    config = _make_config({"path": str(llama_dir), "dtype": "float32"}, method, train={"activation_checkpointing": again})
+    found = _measure(config)
+
+    counted = found.input_first + found.input_block if again else found.kept_first + found.kept_block
+
+    assert ROWS * counted == pytest.approx(_saved(config, SDPBackend.MATH), rel=0.03)
+
+
+def test_fused_attention_keeps_no_scores(llama_dir: Path) -> None:
+    config = _make_config({"path": str(llama_dir), "dtype": "float32"}, "full")
+    fused, plain = _measure(config, "cuda"), _measure(config, "cpu")
+
+    counted = ROWS * (fused.kept_first + fused.kept_block + 2 * fused.mask_block)
+
+    assert counted == pytest.approx(_saved(config, SDPBackend.FLASH_ATTENTION), rel=0.03)
+    assert plain.kept_block == fused.kept_block + 4 * (4 * ROW**2 - 4 * ROW)  # scores of four heads, in place of their sums
+
+
+@pytest.mark.parametrize("family", ["mistral", "qwen3", "gemma3", "falcon", "gpt2", "bert", "modernbert"])
+def test_every_family_can_be_counted(tmp_path: Path, family: str) -> None:
+    helpers.make_model(family, tmp_path)
+    task = "classify" if family in ("bert", "modernbert") else "sft"
+    config = _make_config({"path": str(tmp_path), "dtype": "float32"}, "full", task=task)
+
+    found = _measure(config)
+
+    assert ROWS * (found.kept_first + found.kept_block) == pytest.approx(_saved(config, SDPBackend.MATH), rel=0.05)
+
+
+def test_8b_keeps_per_token_what_is_counted_by_hand() -> None:
+    hidden, kv, inner, heads = 4096, 1024, 14336, 32
+    found = _measure(
+        _make_config({"shape": "llama-3.1-8b", "dtype": "bfloat16", "attention": "flash_attention_2"}, "full", row=1024), "cuda"
+    )
+    norms = 2 * (4 + 2) * hidden  # in float32, and what the weight multiplies
+    products = 2 * (hidden + hidden + inner)  # inputs of q, k and v; of gate and up; of down
+    attention = 2 * (2 * hidden + 2 * kv) + 4 * heads  # q, k, v and the output, which is the input of o; sums
+    gate = 2 * 3 * inner  # gate before and after its function, and up
+    assert found.kept_block / found.row == pytest.approx(norms + products + attention + gate, rel=0.01)
+    assert (found.parameters, found.trained, found.layers) == (8_030_261_248, 8_030_261_248, 32)
+
+
+def test_8b_with_adapters_is_counted_without_its_weights() -> None:
+    found = _measure(_make_config({"shape": "llama-3.1-8b", "dtype": "bfloat16"}, "lora", row=4096), "cuda")
+    assert (found.adapters, found.trained, found.quantized) == (41_943_040, 41_943_040, 6_979_321_856)
+    assert 0.9 * found.kept_first < found.kept_block < found.kept_first  # with embeddings and the last norm
+    assert found.mask == 4096**2
+
+
+def test_a_model_that_cannot_run_without_data_is_not_counted(monkeypatch: pytest.MonkeyPatch, llama_dir: Path) -> None:
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    monkeypatch.setattr(LlamaMLP, "forward", lambda self, x: x[x > 0])
+    assert measure(_make_config({"path": str(llama_dir), "dtype": "float32"}), "cpu") is None
