@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ EVENTS = "events.jsonl"
 _FOLLOW_SECONDS, _FETCH_SECONDS = 0.2, 5.0
 _CONNECT_SECONDS = 10.0
 _NODE_ANSWERS_SECONDS = 60.0
+_JOB_TRIES, _JOB_WAIT_SECONDS = 5, 3.0
 
 
 def launch(job: JobSpec, listener: Listener) -> dict[str, Any]:
@@ -96,7 +98,7 @@ def connected(address: str | None, *, cpus: int) -> Iterator[None]:
             ray.init("local", num_cpus=max(cpus, os.cpu_count() or 1), include_dashboard=False, **quiet)
         else:
             _knock(address)
-            ray.init(address, **quiet)
+            _join(address, quiet)
     except (OSError, ray.exceptions.AuthenticationError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ClusterUnreachable(f"cannot connect to Ray at {address or 'this machine'}: {reason}",
@@ -105,6 +107,19 @@ def connected(address: str | None, *, cpus: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _join(address: str, options: dict[str, Any]) -> None:
+    """Connect. The cluster that runs this program as a job is there for certain, though its nodes may still be registering."""
+    tries = _JOB_TRIES if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else 1
+    for remaining in reversed(range(tries)):
+        try:
+            ray.init(address, **options)
+            return
+        except (ConnectionError, RuntimeError):
+            if not remaining:
+                raise
+            time.sleep(_JOB_WAIT_SECONDS)
 
 
 def _knock(address: str) -> None:

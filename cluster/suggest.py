@@ -9,16 +9,12 @@ Rules of thumb, each with its reason and, where there is one, its source: a plac
 - Dettmers et al. 2023, QLoRA: adapters on a frozen base of nf4 weights lose nothing that could be measured.
 """
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cluster.job import JobSpec
 from trainers.defaults import Choice, Shape
-from trainers.errors import ConfigError
 
-GPU_BYTES = {"h200": 141e9, "h100": 80e9, "a100-80": 80e9, "a100-40": 40e9, "l40s": 48e9, "l4": 24e9, "rtx4090": 24e9}
-"""Memory, by the vendors' data sheets"""
 _RANKS = (8, 16, 32, 64, 128)
 _BITS_A_WEIGHT, _BITS_A_TOKEN = 2, 1
 _STEPS_WANTED = 200
@@ -64,18 +60,6 @@ def changes(job: JobSpec, choices: Sequence[Choice]) -> list[tuple[Choice, objec
         block, name = choice.field.split(".")
         now.append((choice, values[block].get(name)))
     return now
-
-
-def gpu_bytes(name: str) -> float | None:
-    """Memory of a GPU by its name; None for `cpu`. Raises ConfigError."""
-    if name.lower() == "cpu":
-        return None
-    if name.lower() not in GPU_BYTES:
-        near = difflib.get_close_matches(name.lower(), GPU_BYTES, n=1, cutoff=0.4)
-        raise ConfigError(
-            f"--gpu {name}: not known" + (f", did you mean {near[0]}?" if near else ""), f"one of {', '.join(GPU_BYTES)}, cpu"
-        )
-    return GPU_BYTES[name.lower()]
 
 
 def adapter_weights(shape: Shape, rank: int) -> int:

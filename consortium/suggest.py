@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.job import JobSpec, check_paths, load_job
-from cluster.suggest import Facts, changes, gpu_bytes, suggest
+from cluster.suggest import Facts, changes, suggest
 from trainers.errors import ConfigError
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -18,9 +18,9 @@ console = Console(stderr=True, highlight=False, soft_wrap=True)
 def suggest_values(path: Path, overrides: Sequence[str], gpu: str | None, *, as_json: bool) -> None:
     """Print what suits the job's data, model and hardware, and the command that takes it."""
     job = load_job(path, overrides)
-    memory = gpu_bytes(gpu) if gpu is not None else None
+    memory = _memory_here() if gpu is None else _memory_of(gpu)
     check_paths(job)
-    facts = _facts(job, memory if gpu is not None else _memory_here())
+    facts = _facts(job, memory)
     chosen = changes(job, suggest(job, facts))
     if as_json:
         print(json.dumps([choice.as_dict() | {"now": now} for choice, now in chosen]))
@@ -36,6 +36,13 @@ def suggest_values(path: Path, overrides: Sequence[str], gpu: str | None, *, as_
     out.print(
         "\n" + (" ".join(["consortium train", shlex.quote(str(path)), *settings]) if settings else "the job has these values already")
     )
+
+
+def _memory_of(gpu: str) -> float | None:
+    """Of a GPU by its name, None for `cpu`. Raises ConfigError."""
+    from cluster.plan import find_gpu
+
+    return None if gpu.lower() == "cpu" else find_gpu(gpu).memory
 
 
 def _facts(job: JobSpec, memory: float | None) -> Facts:

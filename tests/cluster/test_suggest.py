@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 
 from cluster.job import JobSpec
-from cluster.suggest import Facts, adapter_weights, changes, gpu_bytes, suggest
+from cluster.suggest import Facts, adapter_weights, changes, suggest
 from tests import helpers
 from tests.trainers import jobs
 from trainers.defaults import Shape
-from trainers.errors import ConfigError
 
 LLAMA_8B = Shape(8_030_261_248, 7_504_658_432, 32, 4096, 14336, 4096, 131072)
 LLAMA_70B = replace(LLAMA_8B, parameters=70_553_706_496, layers=80, hidden_size=8192, intermediate_size=28672)
@@ -75,12 +74,6 @@ def test_each_choice_comes_with_its_reason_and_what_is_there_now() -> None:
     assert all(choice.reason for choice in suggest(job, FACTS))
     now = {choice.field: value for choice, value in changes(job, suggest(job, FACTS))}
     assert now["method.rank"] == 16 and now["train.learning_rate"] == "auto" and now["train.epochs"] is None
-
-
-def test_an_unknown_gpu_is_refused_with_the_nearest_name() -> None:
-    with pytest.raises(ConfigError, match="did you mean h100") as caught:
-        gpu_bytes("h1000")
-    assert caught.value.exit_code == 2 and gpu_bytes("CPU") is None and gpu_bytes("H200") == 141e9
 
 
 def test_the_command_prints_settings_that_train_takes(llama_dir: Path, tmp_path: Path) -> None:
