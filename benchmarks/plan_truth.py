@@ -160,7 +160,8 @@ def _tracked(config: TrainConfig, row: int) -> float:
         fake(objective)
         objective.train()
         weight = objective._head[0].weight
-        objective._head[0] = lambda hidden: F.linear(hidden, weight)  # the tracker allows one call of a module in a pass, and chunks make many
+        # the tracker allows one call of a module in a pass, and chunks of logits make many
+        objective._head[0] = lambda hidden: F.linear(hidden, weight)
         tracker = MemTracker()
         tracker.track_external(objective)
         ids = torch.zeros(1, row, dtype=torch.long)

@@ -137,7 +137,7 @@ def _show(plan: Plan, job: JobSpec, out: Console) -> None:
     out.print(f"  {plan.work.source}\n")
     out.print(_memory_table(plan.rows))
     out.print()
-    out.print(_time_table(plan))
+    out.print(_time_table(plan, job.train.global_batch_size))
     out.print(f"\n{_verdict(plan)}")
     out.print(f"  a prediction, none of it measured: {ASSUMPTIONS}", style="dim")
     if any(row.projected for row in plan.rows):
@@ -163,12 +163,13 @@ def _memory_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def _time_table(plan: Plan) -> Table:
+def _time_table(plan: Plan, batch: int) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), title="Time and cost", title_justify="left")
     for name in ("GPUs", "ZeRO", "activations", "tokens/s", "bound by", "hours", "cost", ""):
         table.add_column(name, justify="right")
     for row in plan.rows:
         if row.fits:
+            idle = f"{row.gpus - batch} of them have no example in a step" if row.gpus > batch else ""
             table.add_row(
                 *_head(row),
                 "computed again" if row.checkpointing else "kept",
@@ -176,7 +177,7 @@ def _time_table(plan: Plan) -> Table:
                 "" if row.seconds is None else row.seconds.bound,
                 "?" if row.hours is None else f"{row.hours:,.2f}",
                 "?" if row.cost is None else f"{row.cost:,.2f}",
-                "projected" if row.projected else "",
+                ", ".join(note for note in ("projected" if row.projected else "", idle) if note),
             )
     return table
 
