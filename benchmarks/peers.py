@@ -20,6 +20,7 @@ Only with sampling `random` does a peer draw its batches as we do; with `group_b
 """
 
 import argparse
+import contextlib
 import csv
 import json
 import os
@@ -387,7 +388,8 @@ class Contender:
 
     def stop(self) -> None:
         for process in self._processes:
-            os.kill(process.pid or 0, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it ends by itself when another of its group is gone
+                os.kill(process.pid or 0, signal.SIGKILL)
             process.join()
 
 
@@ -538,7 +540,8 @@ def _make_inputs(folder: Path, data: Path, loss: str) -> str:
     prepare.prepare(DataConfig(train=[folder / f"{loss}.jsonl"], validation_fraction=0), task, tokenizer, folder / "data", max_length=1024)
     ours, _ = prepare.load(folder / "data")
     datasets.Dataset.from_list([_as_peers_read(sample) for sample in ours.samples(range(len(ours)))]).save_to_disk(folder / "examples")
-    return f"{len(turns)} examples of {data if data.exists() else 'synthetic tickets'}: {_spread(ours.lengths.tolist())}"
+    source = f"{data.parent.name}/{data.name}" if data.exists() else "synthetic tickets"
+    return f"{len(turns)} examples of {source}: {_spread(ours.lengths.tolist())}"
 
 
 def _conversations(data: Path, folder: Path) -> Iterator[tuple[str, str]]:
