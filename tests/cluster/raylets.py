@@ -77,13 +77,11 @@ def _free_port() -> int:
 def main() -> None:
     from ray.cluster_utils import Cluster
 
+    # agents on ports of their own: with the default one only the first raylet of a machine gets an agent that takes jobs
     head = {"num_cpus": 1, "include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": _free_port()}
-    cluster: Any = Cluster(initialize_head=True, head_node_args=head)
-    apart: dict[str, Any] = {
-        "num_cpus": 1,
-        "temp_dir": tempfile.mkdtemp(prefix="ray-"),
-    }  # as machines have
-    second = cluster.add_node(**apart)
+    cluster: Any = Cluster(initialize_head=True, head_node_args=head | {"dashboard_agent_listen_port": _free_port()})
+    apart = {"num_cpus": 1, "temp_dir": tempfile.mkdtemp(prefix="ray-")}  # as machines have: neither touches the other's files
+    second = cluster.add_node(**apart, dashboard_agent_listen_port=_free_port())
     print(f"ready http://{cluster.webui_url} {cluster.address}", flush=True)
     for line in sys.stdin:
         if line.strip() == "exit":
@@ -91,10 +89,10 @@ def main() -> None:
         if line.strip() == "remove":
             cluster.remove_node(second, allow_graceful=False)
         else:
-            second = cluster.add_node(**apart)
+            second = cluster.add_node(**apart, dashboard_agent_listen_port=_free_port())
         print("done", flush=True)
     cluster.shutdown()
-    shutil.rmtree(apart["temp_dir"], ignore_errors=True)
+    shutil.rmtree(str(apart["temp_dir"]), ignore_errors=True)
 
 
 if __name__ == "__main__":
