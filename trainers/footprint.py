@@ -5,6 +5,7 @@ the bytes of all tensors that live are counted; the difference of the two is a b
 """
 
 import contextlib
+import logging
 import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -46,6 +47,7 @@ def measure(config: TrainConfig, device: Device) -> Footprint | None:
     try:
         return _measure(config, device)
     except (NotImplementedError, RuntimeError, TypeError, AttributeError):
+        logging.getLogger(__name__).debug("counting %s failed", config.model.name, exc_info=True)
         return None
 
 
