@@ -14,19 +14,11 @@ These are final: a run that ends with one is not retried, because the same input
 of the machine.
 """
 
+from privacy.errors import ConsortiumError
 
-class TrainersError(Exception):
-    """The base: a one-line message and a hint for the person who reads it."""
 
-    exit_code = 1
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message, hint)
-        self.message = message
-        self.hint = hint
-
-    def __str__(self) -> str:
-        return self.message
+class TrainersError(ConsortiumError):
+    """The base of what follows."""
 
 
 class ConfigError(TrainersError, ValueError):
