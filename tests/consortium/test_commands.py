@@ -51,6 +51,10 @@ def test_help_imports_nothing_heavy() -> None:
     assert "Fine-tune language models" in output and output.splitlines()[-1] == "[]"
 
 
+def test_help_says_what_an_argument_is() -> None:
+    assert "Run directory" in _consortium("export", "--help").stdout
+
+
 def test_train_prints_what_was_chosen_with_its_reason_and_the_result(run_dir: Path) -> None:
     report = json.loads((run_dir / "report.json").read_text())
     assert report["status"] == "finished" and any(choice["field"] == "zero.stage" and choice["reason"] for choice in report["choices"])
@@ -110,6 +114,13 @@ def test_init_writes_a_job_that_only_lacks_a_model(tmp_path: Path) -> None:
     assert _consortium("init", tmp_path / "new").returncode == 0
     refused = _consortium("train", tmp_path / "new" / "job.yaml", "--set", f"output={tmp_path}")
     assert refused.returncode == 2 and "no directory /models/Llama-3.1-8B" in refused.stderr
+
+
+def test_init_leaves_a_folder_with_files_in_it_alone(tmp_path: Path) -> None:
+    (tmp_path / "terms.txt").write_text("mine")
+    refused = _consortium("init", tmp_path)
+    assert refused.returncode == 2 and "is not empty" in refused.stderr
+    assert (tmp_path / "terms.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
