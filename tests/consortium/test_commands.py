@@ -1,5 +1,6 @@
 """The command as a user runs it: in a process of its own."""
 
+import io
 import json
 import os
 import signal
@@ -11,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests import helpers
+from trainers.config import Task
 from trainers.data.synthetic import DemoData, write_demo_data
+from trainers.errors import ConfigError, DataError
 
 
 def _consortium(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -94,6 +97,77 @@ def test_predict_answers_each_line_and_abstains_below_a_confidence(run_dir: Path
     lines = _consortium("predict", run_dir, "--abstain-below", "1", stdin='I lost my card\n{"text": "which fee?"}\n').stdout.splitlines()
     answers = [json.loads(line) for line in lines]
     assert [answer["abstained"] for answer in answers] == [True, True] and answers[0]["input"] == "I lost my card"
+
+
+def test_a_line_that_cannot_be_answered_is_named_and_not_shown(run_dir: Path) -> None:
+    done = _consortium("predict", run_dir, stdin='a secret text\n\n{"text": 3, "note": "secret"}\n')
+    assert done.returncode == 2 and "-:3: expected a text or prompt" in done.stderr
+    assert "secret" not in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_line_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    from consortium.evaluation import _chunks
+
+    (tmp_path / "lines.txt").write_bytes(b"fine\r\n\n\xff\n")
+    with pytest.raises(DataError, match=r"lines\.txt:3: not UTF-8"):
+        list(_chunks(str(tmp_path / "lines.txt"), 64))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--by", "nowhere"), "--by nowhere: no such column"),
+        (("--label", "nowhere"), "--label nowhere: no such column"),
+        (("--review", "/nowhere/sheet.csv"), "--review /nowhere/sheet.csv: No such file"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_told_before_the_weights_are_loaded(
+    run_dir: Path, data: DemoData, monkeypatch: pytest.MonkeyPatch, options: tuple[str, str], message: str
+) -> None:
+    from consortium import evaluation
+
+    monkeypatch.setattr(evaluation, "load_target", None)
+    arguments: dict[str, object] = dict.fromkeys(("by", "label", "terms", "review", "limit"))
+    name, value = options[0].removeprefix("--"), Path(options[1]) if options[0] == "--review" else options[1]
+    with pytest.raises((ConfigError, DataError), match=message):
+        evaluation.evaluate_model(run_dir, data.tickets_test, **arguments | {name: value}, generate=False, base=False, as_json=True)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("task", "option"), [("classify", "--label"), ("classify", "--generate"), ("pretrain", "--review")])
+def test_an_option_that_would_do_nothing_is_refused(task: Task, option: str) -> None:
+    from consortium.evaluation import _check_asked
+
+    options = dict.fromkeys(("--label", "--terms", "--generate", "--review"))
+    _check_asked(task, options)
+    with pytest.raises(ConfigError, match=f"{option}: the model"):
+        _check_asked(task, options | {option: "x"})
+
+
+def test_metrics_without_a_value_are_null_in_json() -> None:
+    from consortium.evaluation import _finite
+
+    assert _finite({"perplexity": float("inf"), "by": {"x": float("nan")}, "rows": 2}) == {"perplexity": None, "by": {"x": None}, "rows": 2}
+
+
+def test_the_table_of_classes_holds_whole_names_and_counts_those_without_rows() -> None:
+    from rich.console import Console
+
+    from consortium.evaluation import show_metrics
+
+    scores = {"precision": 0.5, "recall": 0.5, "f1": 0.5, "false_positive_rate": 0.0, "support": 4}
+    name = "balance_not_updated_after_bank_transfer"
+    console = Console(width=80, record=True, file=io.StringIO())
+    show_metrics({"rows": 4, "per_class": {name: scores, "other": scores | {"f1": None, "support": 0}}}, console)
+    shown = console.export_text()
+    assert name in shown and "1 that occur neither in the rows nor in the answers" in shown
+
+
+def test_export_to_where_nothing_can_be_written_is_one_line(tmp_path: Path) -> None:
+    from consortium.evaluation import export_model
+
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="--output .*/file/model: "):
+        export_model(tmp_path, tmp_path / "file" / "model", merge=False)
 
 
 def test_export_merges_the_adapter_into_a_model_that_loads(run_dir: Path, tmp_path: Path) -> None:
