@@ -105,6 +105,12 @@ def test_a_line_that_cannot_be_answered_is_named_and_not_shown(run_dir: Path) ->
     assert "secret" not in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("options", [("--model", "somewhere"), ("--task", "classify")])
+def test_inspect_refuses_what_the_job_file_says_already(llama_dir: Path, data: DemoData, tmp_path: Path, options: tuple[str, str]) -> None:
+    done = _consortium("data", "inspect", data.tickets_test, "--job", _write_job(tmp_path, llama_dir, data), *options)
+    assert done.returncode == 2 and f"{options[0]} and --job exclude each other" in done.stderr
+
+
 def test_a_line_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     from consortium.evaluation import _chunks
 
@@ -166,7 +172,7 @@ def test_export_to_where_nothing_can_be_written_is_one_line(tmp_path: Path) -> N
     from consortium.evaluation import export_model
 
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="--output .*/file/model: "):
+    with pytest.raises(ConfigError, match=r"--output .*/file/model: "):
         export_model(tmp_path, tmp_path / "file" / "model", merge=False)
 
 
