@@ -10,7 +10,7 @@ from trainers.errors import ConfigError, TrainersError
 
 app = typer.Typer(
     name="consortium",
-    help="Fine-tune language models over Ray and DeepSpeed, on your own machines.",
+    help="Fine-tune language models over Ray and DeepSpeed, on your own machines. With --debug an error comes with its traceback.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -286,7 +286,7 @@ def data_inspect(
     file: Annotated[Path, typer.Argument(help="JSONL, CSV, Parquet or dataset directory.", metavar="FILE")],
     job: Annotated[Path | None, typer.Option(help="Job file whose data and model blocks apply.")] = None,
     model: Annotated[str | None, typer.Option(help="Directory or hub id of the tokenizer, without a job file.")] = None,
-    task: Annotated[str, typer.Option(help="sft, pretrain or classify, without a job file.")] = "sft",
+    task: Annotated[str | None, typer.Option(help="sft, pretrain or classify, without a job file; else sft.")] = None,
     shown: Annotated[int, typer.Option(help="Examples shown in colour.", min=0)] = 3,
 ) -> None:
     """Row counts, lengths, bad rows, and what is learnt, in colour."""

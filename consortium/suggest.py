@@ -32,7 +32,7 @@ def suggest_values(path: Path, overrides: Sequence[str], gpu: str | None, *, as_
         table.add_row(choice.field, _shown(now), _shown(choice.value), choice.reason, style="dim" if now == choice.value else "")
     out = Console(highlight=False, soft_wrap=True)
     out.print(table)
-    settings = [f"--set {shlex.quote(f'{choice.field}={_shown(choice.value)}')}" for choice, now in chosen if now != choice.value]
+    settings = [f"--set {shlex.quote(f'{choice.field}={_written(choice.value)}')}" for choice, now in chosen if now != choice.value]
     out.print(
         "\n" + (" ".join(["consortium train", shlex.quote(str(path)), *settings]) if settings else "the job has these values already")
     )
@@ -62,6 +62,10 @@ def _memory_here() -> float | None:
     import torch
 
     return float(torch.cuda.get_device_properties(0).total_memory) if torch.cuda.is_available() else None
+
+
+def _written(value: object) -> str:
+    return "null" if value is None else _shown(value)
 
 
 def _shown(value: object) -> str:

@@ -389,7 +389,7 @@ def _flops_per_token(config: TrainConfig, shape: Shape, engine: Engine, data: Pr
 
 
 def device_name(world: World) -> str:
-    return torch.cuda.get_device_name() if world.device.type == "cuda" else f"cpu ({torch.get_num_threads()} threads a worker)"
+    return torch.cuda.get_device_name() if world.device.type == "cuda" else f"cpu, threads a worker: {torch.get_num_threads()}"
 
 
 def decide(config: TrainConfig, shape: Shape, world: World) -> tuple[TrainConfig, list[Choice]]:
