@@ -107,7 +107,7 @@ def _estimated(config: TrainConfig, longest: int) -> Work:
     epochs, steps = config.train.epochs, config.train.max_steps
     total = found.tokens * (epochs or 0) if steps is None else steps * config.train.global_batch_size * found.mean_length
     how_long = f"{epochs:g} epochs" if steps is None else f"{steps} steps"
-    source = f"estimate from {found.sampled:,} of {found.rows:,} rows: {found.tokens:,.0f} tokens an epoch, {how_long}"
+    source = f"estimate from a sample of {found.sampled:,} rows, of {found.rows:,} to train on: {found.tokens:,.0f} tokens an epoch, {how_long}"
     source += f"; the mean example has {found.mean_length:,.0f}"
     return Work(total, found.mean_length, found.square_mean, source)
 
