@@ -40,7 +40,7 @@ def suggest_values(path: Path, overrides: Sequence[str], gpu: str | None, *, as_
 
 def _memory_of(gpu: str) -> float | None:
     """Of a GPU by its name, None for `cpu`. Raises ConfigError."""
-    from cluster.plan import find_gpu
+    from cluster.speed import find_gpu
 
     return None if gpu.lower() == "cpu" else find_gpu(gpu).memory
 

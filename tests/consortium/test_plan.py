@@ -84,9 +84,15 @@ def test_tokens_are_estimated_from_the_data(llama_dir: Path, tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("blocks", "options", "message"),
     [
-        ({}, {"gpus": "0,1"}, "--gpus 0,1: expected numbers of GPUs from 1 up"),
-        ({}, {"gpus": "many"}, "--gpus many: expected numbers"),
-        ({}, {"project": "-64"}, "--project -64: expected numbers"),
+        ({}, {"gpus": "0,1"}, "--gpus 0: expected a whole number from 1 to 1,000,000"),
+        ({}, {"gpus": "many"}, "--gpus many: expected a whole number"),
+        ({}, {"project": "-64"}, "--project -64: expected a whole number"),
+        ({}, {"gpus": "9" * 400}, "--gpus 99999999999999999999: expected a whole number"),
+        ({}, {"project": ""}, "--project '': expected values"),
+        ({}, {"gpus": "1,8", "project": "8"}, "--project 8: expected more than 8"),
+        ({}, {"price": float("inf")}, "--price inf: expected a finite number"),
+        ({}, {"tokens": float("nan")}, "--tokens nan: expected a finite number"),
+        ({"train": {"max_steps": 10}}, {"tokens": 1e6}, "--tokens: train.max_steps already says"),
         ({}, {"gpu": "h300"}, "did you mean h100|did you mean h200"),
         ({"model": {"shape": "llama-3.1-9b"}}, {}, "model.shape"),
         ({"data": None}, {}, "data"),
