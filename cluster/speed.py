@@ -60,10 +60,12 @@ class Gpu:
     network: float
     """Its share of the node's network: one adapter a card in data-centre nodes"""
     per_node: int = 8
+    device: str = ""
+    """Part of the name that its driver gives it"""
 
 
 def _gpu(name: str, device: str, gib: float, bandwidth: float, link: float, network: float, per_node: int = 8) -> Gpu:
-    return Gpu(name, gib * GIB, peak_of(device), bandwidth * GB, link * GB, network * GB, per_node)
+    return Gpu(name, gib * GIB, peak_of(device), bandwidth * GB, link * GB, network * GB, per_node, device)
 
 
 GPUS = {
@@ -130,6 +132,11 @@ def find_gpu(name: str) -> Gpu:
     near = [known for known in GPUS if known.startswith(name.lower())] or difflib.get_close_matches(name.lower(), GPUS, n=1, cutoff=0.4)
     raise ConfigError(f"--gpu {name}: not a GPU that is known here" + (f"; did you mean {near[0]}?" if near else ""),
                       f"one of {', '.join(GPUS)}")  # fmt: skip
+
+
+def gpu_of(device: str) -> Gpu | None:
+    """The card that the driver calls so; None for one that is not known here, and for CPUs."""
+    return next((gpu for gpu in GPUS.values() if gpu.device and gpu.device in device), None)
 
 
 def token_seconds(setup: Setup, *, tokens: float, passes: int) -> Seconds:

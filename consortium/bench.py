@@ -16,7 +16,6 @@ from cluster.bench import (
     Difference,
     Record,
     compare,
-    complete,
     load_bench_job,
     read_results,
     run_points,
@@ -25,6 +24,7 @@ from cluster.bench import (
 )
 from cluster.bench_page import PAGE, table, write_page
 from cluster.errors import WorkersFailed
+from cluster.scaling import complete
 from consortium.options import beyond, finite, numbers, parts
 from trainers.errors import ConfigError
 from trainers.report import number, size
@@ -64,7 +64,7 @@ def run_bench(
     records: list[Record] = []
 
     def results(*, finished: bool) -> dict[str, Any]:
-        return summarise(job, complete(records, projected=further, price=price), steps=steps, price=price, finished=finished)
+        return summarise(job, complete(records, job, projected=further, price=price), steps=steps, price=price, finished=finished)
 
     try:
         with contextlib.closing(points):
@@ -112,7 +112,8 @@ def _show(results: dict[str, Any], output: Path) -> None:
         shown.add_row(*row)
     _print_whole(shown)
     for name, formula in results["formulas"].items():
-        if name == "MFU" or name.startswith("FLOPs"):
+        projects = name == "projected" and any(entry["status"] == "projected" for entry in results["points"])
+        if projects or name == "MFU" or name.startswith("FLOPs"):
             console.print(f"  {name}: {formula}", markup=False)
     console.print(f"  page  {output / PAGE}", markup=False)
 

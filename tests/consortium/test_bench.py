@@ -43,8 +43,8 @@ def _write_job(folder: Path, model: Path) -> Path:
         ("stages", "4", "--zero 4: expected of 1, 2, 3"),
         ("lengths", "1", "--seq 1: expected a whole number from 2"),
         ("workers", "9" * 5000, "--workers 99999999999999999999: expected a whole number"),
-        ("price", float("inf"), "--price inf: expected a number that is finite"),
-        ("projected", "2", "--project 2: expected more workers than the 4"),
+        ("price", float("inf"), "--price inf: expected a finite number"),
+        ("projected", "2", "--project 2: expected more than 4"),
     ],
 )
 def test_a_mistake_in_a_list_is_one_line_before_anything_starts(
