@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import ray
+from pydantic import BaseModel, ValidationError
 
 from cluster.errors import ClusterTooSmall
 from cluster.job import JobSpec, check_paths, load_job, read_values, write_job
@@ -266,12 +267,38 @@ def read_results(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}", hint) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not JSON", hint) from error
     if not isinstance(found, dict) or found.get("schema") != SCHEMA:
         got = found.get("schema") if isinstance(found, dict) else type(found).__name__
         raise ConfigError(f"{path}: expected a benchmark of schema {SCHEMA}, got {got}", hint)
+    try:
+        _Compared.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}", hint) from error
     return found
+
+
+class _ComparedPoint(BaseModel):
+    """What `compare` reads of a point."""
+
+    method: Method
+    stage: int | str
+    length: int | str
+    workers: int
+    status: Literal["measured", "failed", "projected"]
+    tokens_per_second: float | None
+    peak_memory_bytes: int | None
+
+
+class _Compared(BaseModel):
+    """What `compare` reads of a benchmark."""
+
+    model: str
+    device: str | None
+    versions: dict[str, str] | None
+    points: list[_ComparedPoint]
 
 
 @dataclass(frozen=True)

@@ -169,11 +169,16 @@ def _time_table(plan: Plan, batch: int) -> Table:
                 "computed again" if row.checkpointing else "kept",
                 "?" if row.tokens_per_second is None else f"{row.tokens_per_second:,.0f}",
                 "" if row.seconds is None else row.seconds.bound,
-                "?" if row.hours is None else f"{row.hours:,.2f}",
-                "?" if row.cost is None else f"{row.cost:,.2f}",
+                _amount(row.hours),
+                _amount(row.cost),
                 ", ".join(note for note in ("projected" if row.projected else "", idle) if note),
             )
     return table
+
+
+def _amount(value: float | None) -> str:
+    """Of hours or money; little ones with two digits that say something."""
+    return "?" if value is None else f"{value:,.2f}" if value >= 0.1 or not value else f"{value:.2g}"
 
 
 def _head(row: Row) -> tuple[str, str]:
@@ -184,6 +189,6 @@ def _verdict(plan: Plan) -> str:
     row = plan.cheapest
     if row is None:
         return f"[red]{plan.why}[/]"
-    sums = "" if row.hours is None else f", {row.hours:,.2f} hours"
-    sums += "" if row.cost is None else f", {row.cost:,.2f}"
+    sums = "" if row.hours is None else f", {_amount(row.hours)} hours"
+    sums += "" if row.cost is None else f", {_amount(row.cost)}"
     return f"cheapest that fits: [bold]{row.gpus} x {plan.gpu.name}, ZeRO-{row.stage}[/]{sums}: {plan.why}   (* what auto takes)"

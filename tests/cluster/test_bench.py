@@ -189,7 +189,17 @@ def test_comparing_gives_ratios_second_over_first_and_names_points_only_in_one()
     assert rows[2].speed_ratio is None
 
 
-@pytest.mark.parametrize(("text", "message"), [("", "not JSON"), ("[]", "got list"), ('{"schema": 9}', "got 9")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("[]", "got list"),
+        ('{"schema": 9}', "got 9"),
+        ('{"schema": 1}', "model: Field required"),
+        ('{"schema": 1, "model": "a", "device": null, "versions": null, "points": [{}]}', r"points\.0\.method: Field required"),
+    ],
+)
 def test_what_is_no_benchmark_is_not_compared(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "bench.json").write_text(text)
     with pytest.raises(ConfigError, match=message):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,12 @@ def test_json_has_every_term(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_hours_need_data_or_a_number_of_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _plan(_write_job(tmp_path, model={"shape": "llama-3.2-1b"}), gpus="1")
     assert "hours need data (a shape has no tokenizer): give --tokens N" in capsys.readouterr().out
+
+
+def test_hours_of_a_small_job_are_not_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _plan(_write_job(tmp_path, model={"shape": "llama-3.2-1b"}), gpus="1", tokens=1000.0)
+    said = re.search(r", ([\d.e-]+) hours, ([\d.e-]+): ", capsys.readouterr().out)
+    assert said is not None and 0 < float(said[1]) < 0.001 and float(said[2]) == pytest.approx(3.5 * float(said[1]), rel=0.1)
 
 
 def test_tokens_are_estimated_from_the_data(llama_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ def estimate(data: DataConfig, task: Task, tokenizer: PreTrainedTokenizerBase, *
     encoded = encode(drawn, tokenizer, max_length=max_length or _UNCUT, truncate=truncate) if drawn else []
     examples = [example for found in encoded if not isinstance(found, BadRow) for example in found]
     if not examples:
-        limit = "" if max_length is None else f" with data.max_length: {max_length}"
+        limit = "" if max_length is None else f" in {max_length} tokens (data.max_length)"
         raise DataError(f"no row of data.train can be learnt from{limit}", "consortium data inspect FILE --job JOB.yaml says why")
     learnt = sum(int(np.sum(example.learnt)) for example in examples) / len(examples)
     kept = rows if data.validation else round(rows * (1 - data.validation_fraction))
