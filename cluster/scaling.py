@@ -50,10 +50,10 @@ def project(job: JobSpec, last: Record, workers: int) -> Record:
         return Record(point, "failed", "nothing to project from: what this model sends cannot be counted without running it")
     step = last.tokens_per_step / last.tokens_per_second
     here = _setup(job, last, communication=last.communication_share * step)
-    there, stage = replace(here, workers=workers), found["zero_stage"]
-    computing = computing_of(step, last.communication_share * step, stage) * _computing(there) / _computing(here)
+    there = replace(here, workers=workers)
+    computing = computing_of(step, last.communication_share * step, here.hidden) * _computing(there) / _computing(here)
     communication = last.communication_share * step * _communication(there) / _communication(here)
-    seconds = computing + exposed(communication, computing, stage)
+    seconds = computing + exposed(communication, computing, here.hidden)
     tokens = last.tokens_per_step // last.point.workers * workers
     each = tokens / seconds / workers
     return Record(

@@ -41,7 +41,7 @@ COMMUNICATION = (
     f"rings of all workers, a collective of V bytes on n workers takes V (n-1)/n over {LINK:.0%} of the slowest link (all-reduce: twice), "
     "and 3.4 us for each hop within a node, 14 us between nodes (NCCL's own tuning tables)",
     "ZeRO-1: one all-reduce of the gradients a step and one all-gather of what was updated; ZeRO-2: an all-reduce every pass, the same "
-    f"all-gather; ZeRO-3: all weights gathered twice a pass, gradients reduced every pass, {HIDDEN:.0%} of it behind the computation",
+    f"all-gather; ZeRO-3: all weights gathered twice a pass, gradients reduced every pass, on GPUs {HIDDEN:.0%} of it behind the computation",
     "every node alike, nothing else on the network, no worker ever waits for another or fails",
 )
 _HOP, _NETWORK_HOP = 3.4e-6, 14e-6
@@ -124,6 +124,11 @@ class Setup:
     footprint: Footprint
     work: Work
 
+    @property
+    def hidden(self) -> float:
+        """Share of the communication that can go on beside the computation; gloo's on a CPU does not."""
+        return HIDDEN if self.config.zero.stage == 3 and self.footprint.device == "cuda" else 0.0
+
 
 def find_gpu(name: str) -> Gpu:
     """Raises ConfigError with the nearest known name."""
@@ -159,20 +164,18 @@ def token_seconds(setup: Setup, *, tokens: float, passes: int) -> Seconds:
     moved += 30 * f.trained / setup.workers / (passes * tokens)  # gradients, masters, moments, weights: read and written
     bandwidth = moved / (MEMORY * gpu.bandwidth)
     communication = step_communication(f, gpu, setup.workers, config.zero.stage, passes=passes) / (passes * tokens)
-    return Seconds(compute, bandwidth, exposed(communication, compute + bandwidth, config.zero.stage))
+    return Seconds(compute, bandwidth, exposed(communication, compute + bandwidth, setup.hidden))
 
 
-def exposed(communication: float, computing: float, stage: int) -> float:
-    """Seconds of communication that are not hidden behind so many of computing."""
-    return communication if stage != 3 else max((1 - HIDDEN) * communication, communication - HIDDEN * computing)
+def exposed(communication: float, computing: float, hidden: float) -> float:
+    """Seconds of communication that are not behind so many of computing, where a share `hidden` of it can be."""
+    return max((1 - hidden) * communication, communication - hidden * computing)
 
 
-def computing_of(total: float, communication: float, stage: int) -> float:
+def computing_of(total: float, communication: float, hidden: float) -> float:
     """Seconds of computing in a step of `total` seconds with so many of communication: `exposed` undone."""
-    if stage != 3:
-        return total - communication
-    mostly_hidden = total - (1 - HIDDEN) * communication
-    return mostly_hidden if mostly_hidden >= communication else (total - communication) / (1 - HIDDEN)
+    mostly_hidden = total - (1 - hidden) * communication
+    return mostly_hidden if mostly_hidden >= communication else (total - communication) / (1 - hidden)
 
 
 def step_communication(footprint: Footprint, gpu: Gpu, workers: int, stage: int, *, passes: int) -> float:

@@ -219,6 +219,13 @@ def test_the_page_holds_all_it_needs_and_labels_what_is_projected(tmp_path: Path
     assert _external_references(page) == []
 
 
+def test_the_headline_names_the_best_of_those_with_the_most_workers(tmp_path: Path) -> None:
+    slow = [2 * second for second in SECONDS]
+    points = [_make_record(1), _make_record(2, seconds=slow), _make_record(1, stage=1), _make_record(2, stage=1)]
+    write_page(_summarise(points), tmp_path)
+    assert "<dt>best efficiency, 2 workers</dt><dd>100 %</dd>" in (tmp_path / PAGE).read_text()
+
+
 def test_a_table_has_costs_only_with_a_price() -> None:
     headings, rows = table(_summarise([_make_record(1)]))
     assert "cost/M" not in headings and len(rows[0]) == len(headings)

@@ -75,11 +75,11 @@ def test_of_stages_that_cost_the_same_the_cheapest_is_the_one_auto_takes(shape: 
     assert one.cost == pytest.approx(two.cost, rel=0.01) and plan.cheapest == two
 
 
-@pytest.mark.parametrize("stage", [1, 3])
+@pytest.mark.parametrize("hidden", [0.0, 0.8])
 @pytest.mark.parametrize("communication", [0.0, 0.1, 1.0, 5.0])
-def test_computing_is_found_again_from_a_step_and_its_communication(stage: int, communication: float) -> None:
-    total = 1.0 + exposed(communication, 1.0, stage)
-    assert computing_of(total, communication, stage) == pytest.approx(1.0)
+def test_computing_is_found_again_from_a_step_and_its_communication(hidden: float, communication: float) -> None:
+    total = 1.0 + exposed(communication, 1.0, hidden)
+    assert computing_of(total, communication, hidden) == pytest.approx(1.0)
 
 
 def test_8b_in_full_needs_more_than_one_card(shape: Shape, counted: Measure) -> None:
