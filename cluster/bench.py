@@ -70,7 +70,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Record:
-    """What became of a point: measured, failed for a reason, or projected. Speeds are tokens a second, times seconds, shares of a step."""
+    """What became of a point: measured, failed for a reason, or projected, with a reason where it cannot be.
+
+    Speeds are tokens a second, times seconds, shares of a step.
+    """
 
     point: Point
     status: Literal["measured", "failed", "projected"]

@@ -22,7 +22,7 @@ def complete(records: Sequence[Record], job: JobSpec, *, projected: Sequence[int
     for series in dict.fromkeys(record.point.series for record in records):
         mine = [record for record in records if record.point.series == series]
         measured = [record for record in mine if record.status == "measured"]
-        mine += [project(job, measured[-1], workers) for workers in projected if measured and workers > measured[-1].point.workers]
+        mine += [project(job, measured[-1], workers) for workers in projected if measured]
         done += [_with_efficiency(record, measured) for record in mine]
     return [_with_cost(record, price) for record in done]
 
@@ -43,11 +43,13 @@ def _with_cost(record: Record, price: float | None) -> Record:
 def project(job: JobSpec, last: Record, workers: int) -> Record:
     """What more workers may do than the measured point has, by FORMULAS["projected"]."""
     point, found = replace(last.point, workers=workers), last.found
+    if workers <= last.point.workers:
+        return Record(point, "projected", f"nothing to project: as many as {last.point.workers} are measured")
     if last.point.workers < 2:
-        return Record(point, "failed", "nothing to project from: communication shows with two workers or more")
+        return Record(point, "projected", "nothing to project from: communication shows with two workers or more")
     assert last.tokens_per_step and last.tokens_per_second and last.communication_share is not None and found
     if found["footprint"] is None:
-        return Record(point, "failed", "nothing to project from: what this model sends cannot be counted without running it")
+        return Record(point, "projected", "nothing to project from: what this model sends cannot be counted without running it")
     step = last.tokens_per_step / last.tokens_per_second
     here = _setup(job, last, communication=last.communication_share * step)
     there = replace(here, workers=workers)

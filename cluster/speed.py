@@ -41,7 +41,8 @@ COMMUNICATION = (
     f"rings of all workers, a collective of V bytes on n workers takes V (n-1)/n over {LINK:.0%} of the slowest link (all-reduce: twice), "
     "and 3.4 us for each hop within a node, 14 us between nodes (NCCL's own tuning tables)",
     "ZeRO-1: one all-reduce of the gradients a step and one all-gather of what was updated; ZeRO-2: an all-reduce every pass, the same "
-    f"all-gather; ZeRO-3: all weights gathered twice a pass, gradients reduced every pass, on GPUs {HIDDEN:.0%} of it behind the computation",
+    "all-gather; ZeRO-3: all weights gathered twice a pass, gradients reduced every pass, "
+    f"on GPUs {HIDDEN:.0%} of it behind the computation",
     "every node alike, nothing else on the network, no worker ever waits for another or fails",
 )
 _HOP, _NETWORK_HOP = 3.4e-6, 14e-6

@@ -172,12 +172,20 @@ def test_a_model_that_cannot_be_counted_is_not_projected() -> None:
     record = _make_record(2)
     assert record.found is not None
     *_, projected = complete([replace(record, found=record.found | {"footprint": None})], _make_job(), projected=[64])
-    assert projected.status == "failed" and "cannot be counted" in str(projected.reason)
+    assert projected.tokens_per_second is None and "cannot be counted" in str(projected.reason)
 
 
 def test_one_worker_says_nothing_of_communication() -> None:
     *_, record = complete([_make_record(1)], _make_job(), projected=[64])
-    assert (record.status, record.tokens_per_second) == ("failed", None) and "two workers" in str(record.reason)
+    assert (record.status, record.tokens_per_second) == ("projected", None) and "two workers" in str(record.reason)
+
+
+def test_what_cannot_be_projected_is_no_point_that_failed(tmp_path: Path) -> None:
+    results = summarise(_make_job(), complete([_make_record(1)], _make_job(), projected=[1, 64]), steps=4, price=None, finished=True)
+    write_page(results, tmp_path)
+    page = (tmp_path / PAGE).read_text()
+    assert "<dd>1 of 1</dd>" in page and "as many as 1 are measured" in page and "two workers or more" in page
+    assert [row.speed_ratio for row in compare(results, results)] == [1]
 
 
 def test_comparing_gives_ratios_second_over_first_and_names_points_only_in_one() -> None:
