@@ -37,4 +37,4 @@ def beyond(projected: list[int], counts: list[int]) -> None:
 def finite(option: str, value: float | None) -> None:
     """Raises ConfigError for what is infinite or not a number."""
     if value is not None and not math.isfinite(value):
-        raise ConfigError(f"{option} {value}: expected a finite number", f"as in {option} 3.5")
+        raise ConfigError(f"{option} {value}: expected a finite number", f"as in {option} 10")
