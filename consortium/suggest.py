@@ -40,21 +40,24 @@ def suggest_values(path: Path, overrides: Sequence[str], gpu: str | None, *, as_
 
 def _memory_of(gpu: str) -> float | None:
     """Of a GPU by its name, None for `cpu`. Raises ConfigError."""
-    from cluster.plan import find_gpu
+    from cluster.speed import find_gpu
 
     return None if gpu.lower() == "cpu" else find_gpu(gpu).memory
 
 
 def _facts(job: JobSpec, memory: float | None) -> Facts:
-    from trainers.data.sample import sample
+    import numpy as np
+
+    from trainers.data.estimate import estimate
     from trainers.model import load_tokenizer, shape_of
     from trainers.worker import quiet
 
     quiet()
     if not job.model.path:
         raise ConfigError(f"model.shape: {job.model.shape} has no tokenizer to count tokens with", "give model.path")
-    shape, drawn = shape_of(job.model, job.task), sample(job.data, job.task, load_tokenizer(job.model))
-    return Facts(drawn.rows, drawn.p99, drawn.longest, drawn.learnt, shape, memory, job.cluster.fewest)
+    shape, found = shape_of(job.model, job.task), estimate(job.data, job.task, load_tokenizer(job.model))
+    p99, longest = int(np.quantile(found.lengths, 0.99)), int(found.lengths.max())
+    return Facts(found.rows, p99, longest, found.learnt, shape, memory, job.cluster.fewest)
 
 
 def _memory_here() -> float | None:
