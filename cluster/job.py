@@ -76,9 +76,11 @@ def read_yaml(path: Path, hint: str) -> dict[str, Any]:
         text = path.read_text()
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}", hint) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: expected text in UTF-8, got byte 0x{error.object[error.start]:02x} at {error.start}", hint) from error
     try:
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that there is not
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise ConfigError(f"{where}: not YAML ({getattr(error, 'problem', None) or error})") from error
@@ -92,7 +94,13 @@ def read_job(run_dir: Path) -> JobSpec:
     path = run_dir / "config.json"
     if not path.is_file():
         raise ConfigError(f"{run_dir} is no run directory: it has no config.json", "a run directory is OUTPUT/NAME of a job")
-    return validate(JobSpec, json.loads(path.read_text()), source=str(path))
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{path}: not JSON as a run writes it ({error})", "put the file back, or start the job anew by another name"
+        ) from error
+    return validate(JobSpec, values, source=str(path))
 
 
 def write_job(job: JobSpec, folder: Path | None = None) -> Path:
@@ -110,7 +118,13 @@ def _override(values: dict[str, Any], text: str) -> None:
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise ConfigError(f"--set {text}: expected FIELD=VALUE", "as in --set train.learning_rate=1e-4")
-    set_field(values, name, yaml.safe_load(value))
+    try:
+        parsed = yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(
+            f"--set {text}: {value} is not YAML", "lists and blocks are closed, as in --set 'data.train=[a.jsonl, b.jsonl]'"
+        ) from error
+    set_field(values, name, parsed)
 
 
 def set_field(values: dict[str, Any], name: str, value: Any) -> None:

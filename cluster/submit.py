@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from cluster.errors import ClusterUnreachable, JobMismatch, JobNotFound, PackageTooLarge
 from cluster.job import JobSpec, identity
@@ -68,9 +69,14 @@ def effective_address(asked: str | None, environment: Mapping[str, str] = os.env
 
 
 def check_address(address: str) -> None:
-    """Raise ConfigError for what is no URL."""
-    if "://" not in address:
-        raise ConfigError(f"--address {address}: expected a URL", f"the head's dashboard, as in {DEFAULT_ADDRESS}")
+    """Raise ConfigError for what is no URL of a dashboard."""
+    try:
+        url = urlsplit(address)
+        if url.scheme in ("http", "https") and url.hostname and url.port != 0:
+            return
+    except ValueError:  # of a port above 65535, or an open bracket
+        pass
+    raise ConfigError(f"address {address}: expected a URL", f"the head's dashboard, as in {DEFAULT_ADDRESS}")
 
 
 class Cluster:

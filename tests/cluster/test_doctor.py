@@ -5,7 +5,6 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from packaging.specifiers import SpecifierSet
 from cluster import doctor
 from cluster.doctor import Check
 from tests import helpers
-from tests.cluster.raylets import Raylets, two_raylets
+from tests.cluster.raylets import Raylets
 
 GIB = 2**30
 
@@ -140,12 +139,6 @@ def test_a_head_that_does_not_answer_is_a_problem_and_no_more(tmp_path: Path) ->
         port = unused.getsockname()[1]
     checks = list(doctor._cluster(f"http://127.0.0.1:{port}", tmp_path))
     assert [check.name for check in checks] == ["ports"] and checks[0].status == "problem"
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Raylets]:
-    with two_raylets(tmp_path_factory.mktemp("home")) as running:
-        yield running
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,10 @@ import pytest
 
 from cluster.errors import JobMismatch, PackageTooLarge
 from cluster.job import JobSpec, identity, load_job
-from cluster.submit import Job, _check_continues, check_submittable, effective_address, exit_code, packed
+from cluster.submit import Job, _check_continues, check_address, check_submittable, effective_address, exit_code, packed
+from consortium.jobs import _show
 from tests import helpers
-from tests.cluster.raylets import Raylets, two_raylets
+from tests.cluster.raylets import Raylets
 from trainers.data.synthetic import DemoData, write_demo_data
 from trainers.errors import ConfigError
 
@@ -21,12 +21,6 @@ from trainers.errors import ConfigError
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> DemoData:
     return write_demo_data(tmp_path_factory.mktemp("data"), tickets=200, documents=10)
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Raylets]:
-    with two_raylets(tmp_path_factory.mktemp("home")) as running:
-        yield running
 
 
 def _write_job(folder: Path, model: Path, data: DemoData, name: str = "tickets") -> Path:
@@ -142,6 +136,17 @@ def test_the_address_given_wins_over_the_environment_and_that_is_said() -> None:
         "RAY_ADDRESS=http://b:8265 is set and not used",
     )
     assert effective_address(None, {})[0] == "http://127.0.0.1:8265"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:8265", "http://", "ftp://head", "ray://head:10001", "http://head:99999", "http://[head"])
+def test_what_is_no_url_of_a_dashboard_is_refused(address: str) -> None:
+    with pytest.raises(ConfigError, match="expected a URL"):
+        check_address(address)
+
+
+def test_brackets_in_paths_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    _show(_known(run_dir="/shared/[old]/runs/a", message="[/old] failed"))
+    assert "/shared/[old]/runs/a" in capsys.readouterr().err
 
 
 def _make_job(folder: Path, text: str = "") -> JobSpec:
