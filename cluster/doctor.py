@@ -4,6 +4,7 @@ What is found is judged by functions of values; `checks` gathers them. Nothing i
 written and removed again.
 """
 
+import errno
 import importlib.metadata
 import importlib.util
 import json
@@ -33,7 +34,9 @@ from packaging.specifiers import SpecifierSet
 from cluster import probe
 from cluster.errors import ClusterError
 from cluster.submit import PACKAGES, Cluster, check_address
+from trainers.errors import CheckpointError
 from trainers.lease import EXPIRY_SECONDS
+from trainers.storage import Store
 
 DASHBOARD_PORT, GCS_PORT = 8265, 6379
 _LEAST_FREE, _WANTED_FREE = 2**30, 20 * 2**30
@@ -53,8 +56,11 @@ class Check:
     todo: str = ""
 
 
-def checks(output: Path, address: str | None) -> Iterator[Check]:
-    """Every check in turn: of this machine, then of the cluster whose dashboard is at `address`. Raises ConfigError for what is no URL."""
+def checks(output: str, address: str | None) -> Iterator[Check]:
+    """Every check in turn: of this machine, then of the cluster whose dashboard is at `address`. `output` is a directory or a URL.
+
+    Raises ConfigError for an address that is no URL.
+    """
     if address:
         check_address(address)
     python, packages = _wanted()
@@ -253,15 +259,36 @@ def _backends() -> Check:
     return check_backends(dist.is_gloo_available(), dist.is_nccl_available(), torch.cuda.device_count())
 
 
-def _output(output: Path) -> Iterator[Check]:
+def _output(output: str) -> Iterator[Check]:
+    if _is_url(output):
+        yield _store(output)
+        return
+    folder = Path(output)
     try:
-        with _marker(output) as path:
+        with _marker(folder) as path:
             skew = path.stat().st_mtime - time.time()
     except OSError as error:
         yield Check("output", "problem", f"{output}: {error.strerror or error}", "name a directory you may write to: --output DIR")
         return
     yield check_clock("clock of the storage", skew)
-    yield check_disk(output, shutil.disk_usage(_existing(output)).free)
+    yield check_disk(folder, shutil.disk_usage(_existing(folder)).free)
+
+
+def _is_url(output: str) -> bool:
+    return "://" in output
+
+
+def _store(url: str) -> Check:
+    """Whether this machine may write to a store, and take it back."""
+    name = f".doctor-{uuid.uuid4().hex}"
+    try:
+        store = Store(url)
+        with tempfile.NamedTemporaryFile() as file:
+            store.put(Path(file.name), name)
+        store.remove(name)
+    except CheckpointError as error:
+        return Check("output", "problem", str(error), error.hint)
+    return Check("output", "ok", f"{url} can be written")
 
 
 @contextmanager
@@ -276,7 +303,10 @@ def _marker(output: Path) -> Iterator[Path]:
 
 
 def _existing(path: Path) -> Path:
-    return next(folder for folder in (path.resolve(), *path.resolve().parents) if folder.is_dir())
+    found = next(place for place in (path.resolve(), *path.resolve().parents) if place.exists())
+    if not found.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "a file is in the way", str(found))
+    return found
 
 
 def _measure_all_reduce() -> tuple[str, list[list[float]], str]:
@@ -317,8 +347,8 @@ def _answers(host: str, port: int) -> bool:
     return True
 
 
-def _cluster(address: str, output: Path) -> Iterator[Check]:
-    """Of the cluster at a dashboard: ports, versions and token, clocks, and whether its nodes see the output directory."""
+def _cluster(address: str, output: str) -> Iterator[Check]:
+    """Of the cluster at a dashboard: ports, versions and token, clocks, and whether its nodes see the output, if that is a directory."""
     url = urlparse(address)
     host, port = url.hostname or address, url.port or DASHBOARD_PORT
     listening = _listens(host, port)
@@ -329,14 +359,15 @@ def _cluster(address: str, output: Path) -> Iterator[Check]:
         cluster = Cluster(address)
         yield Check("cluster", "ok", f"{cluster.address} lets us in, and runs our version of Ray")
         yield check_clock("clock of the head", _skew_of_head(address))
-        with _marker(output) as path:
+        with _marker(Path.cwd() if _is_url(output) else Path(output)) as path:
             nodes = _probe(cluster, path)
     except (ClusterError, OSError) as error:
         hint = getattr(error, "hint", "") or "consortium jobs list looks closer"
         yield Check("cluster", "problem", str(error), hint)
         return
     yield check_clock("clocks of the nodes", max((node["skew"] for node in nodes), key=abs))
-    yield check_shared(_existing(output), nodes)
+    if not _is_url(output):
+        yield check_shared(_existing(Path(output)), nodes)
 
 
 def _skew_of_head(address: str, now: Callable[[], float] = time.time) -> float | None:

@@ -218,7 +218,7 @@ def submitted() -> None:
 @app.command()
 def doctor(
     address: Address = None,
-    output: Annotated[Path, typer.Option(help="Where runs go.", metavar="DIR")] = Path("runs"),
+    output: Annotated[str, typer.Option(help="Where runs go.", metavar="DIR|URL")] = "runs",
     json_: Json = False,
 ) -> None:
     """Look at this machine, and at a cluster, for what would prevent training."""

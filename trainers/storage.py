@@ -45,6 +45,19 @@ class Store:
         temporary.replace(file)
         return True
 
+    def write(self, name: str, content: bytes) -> None:
+        with self._errors():
+            self._fs.makedirs(self._root, exist_ok=True)
+            self._fs.pipe_file(f"{self._root}/{name}", content)
+
+    def read(self, name: str) -> bytes | None:
+        """A small file as it is now; None where there is none."""
+        with self._errors():
+            try:
+                return bytes(self._fs.cat_file(f"{self._root}/{name}"))
+            except FileNotFoundError:
+                return None
+
     def has(self, name: str) -> bool:
         with self._errors():
             return bool(self._fs.exists(f"{self._root}/{name}"))

@@ -60,10 +60,10 @@ def train(
     world = World.from_environment()
     world.connect()
     config = read_config(run_dir / "config.json")
-    lease = Lease(run_dir, run_id)
+    store = Store(config.store_url) if config.store_url else None
+    lease = Lease(run_dir, run_id, store)
     world.on_main(lease.acquire)
     try:
-        store = Store(config.store_url) if config.store_url else None
         world.on_main(lambda: _fetch_events(run_dir, store))
         log = _open_log(config, run_dir, world, listeners)
         try:

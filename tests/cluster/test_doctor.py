@@ -99,6 +99,14 @@ def test_a_disk_nearly_full_is_noted(free: int, status: str) -> None:
     assert doctor.check_disk(Path("/runs"), free).status == status
 
 
+def test_an_output_is_a_folder_or_a_store_that_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert [check.status for check in doctor._output(str(tmp_path / "file"))] == ["problem"]
+    assert [check.status for check in doctor._output(f"file://{tmp_path}/file/runs")] == ["problem"]
+    assert list(doctor._output(f"file://{tmp_path}/runs")) == [Check("output", "ok", f"file://{tmp_path}/runs can be written")]
+    assert not list((tmp_path / "runs").iterdir())
+
+
 def test_the_token_is_looked_for_where_ray_looks_and_its_mode_is_told(tmp_path: Path) -> None:
     path = tmp_path / ".ray" / "auth_token"
     assert doctor.check_token({}, tmp_path).status == "ok" and "none yet" in doctor.check_token({}, tmp_path).found
@@ -137,7 +145,7 @@ def test_a_head_that_does_not_answer_is_a_problem_and_no_more(tmp_path: Path) ->
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-    checks = list(doctor._cluster(f"http://127.0.0.1:{port}", tmp_path))
+    checks = list(doctor._cluster(f"http://127.0.0.1:{port}", str(tmp_path)))
     assert [check.name for check in checks] == ["ports"] and checks[0].status == "problem"
 
 
