@@ -134,8 +134,8 @@ def check_clock(name: str, skew: float | None) -> Check:
 
 
 def check_disk(path: Path, free: int) -> Check:
-    """Free bytes where runs go."""
-    found = f"{free / 2**30:.1f} GiB free for {path}"
+    """Free bytes of the folder that runs go to, or would be made in."""
+    found = f"{free / 2**30:.1f} GiB free in {path}"
     if free >= _WANTED_FREE:
         return Check("disk", "ok", found)
     return Check(
@@ -200,7 +200,10 @@ def check_head_ports(host: str, listening: Mapping[int, bool]) -> Check:
     return Check("ports", status, f"{', '.join(map(str, closed))} of {host} do not answer", todo)
 
 
-def check_shared(output: Path, nodes: Sequence[Mapping[str, Any]]) -> Check:
+def check_shared(output: str, nodes: Sequence[Mapping[str, Any]], *, writable: bool) -> Check:
+    """Of a folder of the head: whether it may write there, and whether the other nodes see what it writes."""
+    if not writable:
+        return Check("shared storage", "problem", f"{output} cannot be written by the head", "set output to a path that all nodes mount")
     blind = [node["node"] for node in nodes if not node["sees"]]
     if blind:
         return Check(
@@ -271,7 +274,7 @@ def _output(output: str) -> Iterator[Check]:
         yield Check("output", "problem", f"{output}: {error.strerror or error}", "name a directory you may write to: --output DIR")
         return
     yield check_clock("clock of the storage", skew)
-    yield check_disk(folder, shutil.disk_usage(_existing(folder)).free)
+    yield check_disk(_existing(folder), shutil.disk_usage(_existing(folder)).free)
 
 
 def _is_url(output: str) -> bool:
@@ -359,15 +362,14 @@ def _cluster(address: str, output: str) -> Iterator[Check]:
         cluster = Cluster(address)
         yield Check("cluster", "ok", f"{cluster.address} lets us in, and runs our version of Ray")
         yield check_clock("clock of the head", _skew_of_head(address))
-        with _marker(Path.cwd() if _is_url(output) else Path(output)) as path:
-            nodes = _probe(cluster, path)
+        seen = _probe(cluster, "/" if _is_url(output) else str(Path(output).resolve()))
     except (ClusterError, OSError) as error:
         hint = getattr(error, "hint", "") or "consortium jobs list looks closer"
         yield Check("cluster", "problem", str(error), hint)
         return
-    yield check_clock("clocks of the nodes", max((node["skew"] for node in nodes), key=abs))
+    yield check_clock("clocks of the nodes", max((node["skew"] for node in seen["nodes"]), key=abs))
     if not _is_url(output):
-        yield check_shared(_existing(Path(output)), nodes)
+        yield check_shared(seen["folder"], seen["nodes"], writable=seen["writable"])
 
 
 def _skew_of_head(address: str, now: Callable[[], float] = time.time) -> float | None:
@@ -382,12 +384,12 @@ def _skew_of_head(address: str, now: Callable[[], float] = time.time) -> float |
     return None if date is None else parsedate_to_datetime(date).timestamp() + 0.5 - now()
 
 
-def _probe(cluster: Cluster, path: Path) -> list[dict[str, Any]]:
-    said = cluster.run_script(Path(probe.__file__).read_text(), str(path), seconds=_PROBE_SECONDS)
+def _probe(cluster: Cluster, output: str) -> dict[str, Any]:
+    said = cluster.run_script(Path(probe.__file__).read_text(), output, seconds=_PROBE_SECONDS)
     answer = next((line for line in said.splitlines() if line.startswith(probe.MARK)), None)
     if answer is None:
         raise ClusterError("the cluster's nodes did not answer", "consortium jobs list shows what became of the job")
-    return list(json.loads(answer.removeprefix(probe.MARK)))
+    return dict(json.loads(answer.removeprefix(probe.MARK)))
 
 
 def _size(count: float) -> str:

@@ -128,18 +128,21 @@ class Cluster:
 
     def follow(self, id: str, write: Callable[[str], None]) -> Job:
         """Pass on what a job prints until it is over, over broken connections too; how it ended. Raises JobNotFound."""
-        shown, failures = 0, 0
-        while not (job := self.job(id)).is_over and failures < _RECONNECTS:
-            before = shown
+        from aiohttp import ClientError  # what Ray's client lets through
+
+        job, once, failures = self.job(id), _Once(write), 0
+        while not job.is_over:
+            before = once.shown
             try:
-                shown = asyncio.run(self._tail(id, write, shown))
-            except (RuntimeError, OSError):
-                failures = failures + 1 if shown == before else 0
+                asyncio.run(self._tail(id, once))
+                job = self.job(id)
+            except (RuntimeError, OSError, ClientError) as error:
+                failures = failures + 1 if once.shown == before else 1
+                if failures == _RECONNECTS:
+                    raise ClusterUnreachable(f"lost the log of {id}", f"the job goes on: consortium jobs logs {id} -f") from error
                 time.sleep(1)
-        if not job.is_over:
-            raise ClusterUnreachable(f"lost the log of {id}", f"the job goes on: consortium jobs logs {id} -f")
         with self._errors(id):
-            write(str(self._client.get_job_logs(id))[shown:])
+            once.write(str(self._client.get_job_logs(id)), start=0)
         return job
 
     def stop(self, id: str) -> None:
@@ -173,14 +176,11 @@ class Cluster:
                         raise
                 time.sleep(1)
 
-    async def _tail(self, id: str, write: Callable[[str], None], skip: int) -> int:
-        """The log from its beginning without its first `skip` characters; how much was seen in all."""
+    async def _tail(self, id: str, once: "_Once") -> None:
         seen = 0
         async for text in self._client.tail_job_logs(id):
-            if seen + len(text) > skip:
-                write(text[max(0, skip - seen) :])
+            once.write(text, start=seen)
             seen += len(text)
-        return max(seen, skip)
 
     def _check_version(self) -> None:
         import ray
@@ -213,6 +213,21 @@ class Cluster:
             raise ClusterUnreachable(
                 f"the cluster at {self.address} refused: {reason}", "consortium doctor --address looks closer"
             ) from error
+
+
+class _Once:
+    """Passes on a text that is sent from its beginning again after each broken connection, every part of it once."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self.shown = 0
+        """Characters passed on"""
+
+    def write(self, text: str, start: int) -> None:
+        """`text` stands at `start` of the whole."""
+        if new := text[max(0, self.shown - start) :]:
+            self._write(new)
+            self.shown = start + len(text)
 
 
 def _check_continues(job: JobSpec, config_hash: str, earlier: list[Job]) -> None:

@@ -137,8 +137,9 @@ def test_ports_that_do_not_answer_are_named() -> None:
 
 def test_nodes_that_do_not_see_the_output_are_named() -> None:
     nodes = [{"node": "10.0.0.1", "sees": True, "skew": 0.0}, {"node": "10.0.0.2", "sees": False, "skew": 0.0}]
-    found = doctor.check_shared(Path("/runs"), nodes)
+    found = doctor.check_shared("/runs", nodes, writable=True)
     assert found.status == "problem" and "10.0.0.2" in found.found and "10.0.0.1" not in found.found
+    assert "cannot be written by the head" in doctor.check_shared("/runs", nodes, writable=False).found
 
 
 def test_a_head_that_does_not_answer_is_a_problem_and_no_more(tmp_path: Path) -> None:

@@ -1,8 +1,15 @@
 """The commands for jobs, against a real cluster of two raylets that asks for a token."""
 
+import contextlib
 import json
+import select
+import shlex
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +128,46 @@ def test_a_folder_that_other_nodes_cannot_see_is_refused_before_the_run(
         env=cluster.environment | {"PYTHONPATH": str(helpers.REPOSITORY)},
     )  # fmt: skip
     assert done.returncode == 2 and "not on storage that all nodes share" in done.stderr, done.stderr
+
+
+_COUNTS = "import time\nfor number in range(60): print('line', number, flush=True); time.sleep(0.1)"
+_START = "import sys; from cluster.submit import Cluster; print(Cluster(sys.argv[1])._start(entrypoint=sys.argv[2]))"
+
+
+def test_a_log_is_followed_over_a_broken_connection_and_no_line_is_shown_twice(cluster: Raylets) -> None:
+    command = [sys.executable, "-c", _START, cluster.dashboard, shlex.join(["python", "-c", _COUNTS])]
+    started = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=helpers.REPOSITORY, env=cluster.environment)
+    with _breaking_at(b"line 7", int(cluster.dashboard.rpartition(":")[2])) as (port, broken):
+        done = cluster.consortium("jobs", "logs", started.stdout.strip(), "-f", "--address", f"http://127.0.0.1:{port}")
+    assert done.returncode == 0 and broken.is_set(), started.stderr + done.stderr
+    assert [line for line in done.stdout.splitlines() if line.startswith("line")] == [f"line {number}" for number in range(60)]
+
+
+@contextmanager
+def _breaking_at(text: bytes, target: int) -> Iterator[tuple[int, threading.Event]]:
+    """A port that leads to `target` on this machine, and cuts the first connection that brings `text` back."""
+    broken = threading.Event()
+
+    def lead(came: socket.socket) -> None:
+        with came, socket.create_connection(("127.0.0.1", target)) as gone, contextlib.suppress(OSError):
+            while True:
+                ready, _, _ = select.select([came, gone], [], [])
+                for side in ready:
+                    if not (part := side.recv(65536)):
+                        return
+                    (gone if side is came else came).sendall(part)
+                    if side is gone and text in part and not broken.is_set():
+                        broken.set()
+                        return
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):  # the port is closed
+            while True:
+                threading.Thread(target=lead, args=(port.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as port:
+        threading.Thread(target=accept, daemon=True).start()
+        yield port.getsockname()[1], broken
 
 
 def test_no_dashboard_at_the_address_is_one_line(cluster: Raylets) -> None:
