@@ -108,6 +108,12 @@ def test_the_resolved_job_survives_the_run_directory(tmp_path: Path) -> None:
     assert read_job(write_job(job)) == job
 
 
+@pytest.mark.parametrize("output", ["runs", "s3://bucket/runs"])
+def test_a_job_comes_to_a_worker_as_it_was_sent(tmp_path: Path, output: str) -> None:
+    job = load_job(_write_job(tmp_path, MINIMAL), [f"output={output}"])
+    assert JobSpec.model_validate_json(job.model_dump_json()) == job
+
+
 def test_a_run_continues_on_other_workers_but_not_with_another_learning_rate(tmp_path: Path) -> None:
     job = load_job(_write_job(tmp_path, MINIMAL), [f"output={tmp_path}/runs"])
     (write_job(job) / "events.jsonl").write_text("")
