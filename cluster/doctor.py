@@ -34,7 +34,7 @@ from packaging.specifiers import SpecifierSet
 from cluster import probe
 from cluster.errors import ClusterError
 from cluster.submit import PACKAGES, Cluster, check_address
-from trainers.errors import CheckpointError
+from trainers.errors import CheckpointError, ConfigError
 from trainers.lease import EXPIRY_SECONDS
 from trainers.storage import Store
 
@@ -289,7 +289,7 @@ def _store(url: str) -> Check:
         with tempfile.NamedTemporaryFile() as file:
             store.put(Path(file.name), name)
         store.remove(name)
-    except CheckpointError as error:
+    except (CheckpointError, ConfigError) as error:
         return Check("output", "problem", str(error), error.hint)
     return Check("output", "ok", f"{url} can be written")
 
