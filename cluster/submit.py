@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from cluster.errors import ClusterUnreachable, JobMismatch, JobNotFound, PackageTooLarge
 from cluster.job import JobSpec, identity
-from trainers.errors import ConfigError
+from trainers.errors import ConfigError, DataError
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 SIZE_LIMIT = 64 * 2**20
@@ -294,11 +294,21 @@ def _as_submitted(job: JobSpec, parts: Mapping[Path, str]) -> dict[str, Any]:
     return values
 
 
-def check_submittable(job: JobSpec, written_output: str | None) -> None:
-    """Raise ConfigError for a job whose result would be left behind on a machine that nobody looks at."""
-    if written_output is None or not (Path(written_output).is_absolute() or "://" in written_output):
-        given = "is not given" if written_output is None else f"{written_output} is relative to this machine"
+def check_submittable(values: Mapping[str, Any], folder: Path) -> None:
+    """Of a job file's valid fields, as written in `folder`.
+
+    Raises ConfigError for a job whose result would be left behind on a machine that nobody looks at, DataError for data meant to be beside
+    the job file which are not; an absolute path may be one of the cluster.
+    """
+    output = values.get("output")
+    if output is None or not (Path(output).is_absolute() or "://" in output):
+        given = "is not given" if output is None else f"{output} is relative to this machine"
         raise ConfigError(f"output {given}", "a submitted job needs a directory all nodes share, or a URL: output: /shared/runs")
+    data = values["data"]
+    for side in (data.get("train"), data.get("validation")) if isinstance(data, dict) else (data,):
+        for path in [side] if isinstance(side, str) else side or []:
+            if not (folder / path).exists() and not Path(path).is_absolute():
+                raise DataError(f"{folder / path}: no such file", "paths in a job file are relative to the job file")
 
 
 @contextmanager

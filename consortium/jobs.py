@@ -21,7 +21,7 @@ console = Console(stderr=True, **_PLAIN)
 def submit_job(path: Path, overrides: Sequence[str], address: str | None, *, package: bool, wait: bool) -> None:
     """Send a job file with its data and start it; with `wait`, exit as the job does."""
     job = load_job(path, overrides)
-    check_submittable(job, read_values(path, overrides).get("output"))
+    check_submittable(read_values(path, overrides), path.resolve().parent)
     cluster = _connect(address)
     with packed(job, package=package) as (folder, sizes):
         for name, size in sizes.items():

@@ -22,7 +22,7 @@ from consortium.jobs import _show
 from tests import helpers
 from tests.cluster.raylets import Raylets
 from trainers.data.synthetic import DemoData, write_demo_data
-from trainers.errors import ConfigError
+from trainers.errors import ConfigError, DataError
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +226,15 @@ def test_too_much_data_is_refused_by_name_before_it_is_copied(tmp_path: Path) ->
 @pytest.mark.parametrize("output", [None, "runs", "./runs"])
 def test_an_output_that_only_this_machine_has_is_refused(tmp_path: Path, output: str | None) -> None:
     with pytest.raises(ConfigError, match="output"):
-        check_submittable(_make_job(tmp_path), output)
+        check_submittable({"output": output, "data": "/shared/rows.jsonl"}, tmp_path)
+
+
+@pytest.mark.parametrize("data", ["rows.json", ["/shared/a.jsonl", "rows.json"], {"train": "/shared/a.jsonl", "validation": ["rows.json"]}])
+def test_data_that_are_not_beside_the_job_file_are_told_before_anything_is_sent(tmp_path: Path, data: Any) -> None:
+    with pytest.raises(DataError, match=r"rows\.json: no such file"):
+        check_submittable({"output": "/shared/runs", "data": data}, tmp_path)
+    (tmp_path / "rows.json").touch()
+    check_submittable({"output": "/shared/runs", "data": data}, tmp_path)
 
 
 def _known(**changes: Any) -> Job:
