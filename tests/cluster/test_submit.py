@@ -83,7 +83,9 @@ def test_a_name_is_one_job_until_it_is_given_another(cluster: Raylets, submitted
 
 def test_a_failing_job_ends_the_command_with_its_own_exit_code(cluster: Raylets, llama_dir: Path, data: DemoData, tmp_path: Path) -> None:
     path = _write_job(tmp_path, llama_dir, data, name="broken")
-    done = cluster.consortium("submit", path, "--address", cluster.dashboard, "--wait", "--set", "data.group_by=custmer_id")
+    done = cluster.consortium(
+        "submit", path, "--address", cluster.dashboard, "--wait", "--set", "data.group_by=custmer_id", "--set", "cluster.workers=1"
+    )
     assert done.returncode == 2 and "FAILED, exit code 2" in done.stderr
     assert "did you mean 'customer_id'" in done.stdout
 
@@ -130,7 +132,7 @@ def test_a_folder_that_other_nodes_cannot_see_is_refused_before_the_run(
     assert done.returncode == 2 and "not on storage that all nodes share" in done.stderr, done.stderr
 
 
-_COUNTS = "import time\nfor number in range(60): print('line', number, flush=True); time.sleep(0.1)"
+_COUNTS = "import time\nfor number in range(30): print('line', number, flush=True); time.sleep(0.1)"
 _START = "import sys; from cluster.submit import Cluster; print(Cluster(sys.argv[1])._start(entrypoint=sys.argv[2]))"
 
 
@@ -140,7 +142,7 @@ def test_a_log_is_followed_over_a_broken_connection_and_no_line_is_shown_twice(c
     with _breaking_at(b"line 7", int(cluster.dashboard.rpartition(":")[2])) as (port, broken):
         done = cluster.consortium("jobs", "logs", started.stdout.strip(), "-f", "--address", f"http://127.0.0.1:{port}")
     assert done.returncode == 0 and broken.is_set(), started.stderr + done.stderr
-    assert [line for line in done.stdout.splitlines() if line.startswith("line")] == [f"line {number}" for number in range(60)]
+    assert [line for line in done.stdout.splitlines() if line.startswith("line")] == [f"line {number}" for number in range(30)]
 
 
 @contextmanager
