@@ -90,10 +90,10 @@ def read_yaml(path: Path, hint: str) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}", hint) from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text ({error.reason})", hint) from error
+        raise ConfigError(f"{path}: expected text in UTF-8, got byte 0x{error.object[error.start]:02x} at {error.start}", hint) from error
     try:
         values = yaml.load(text, _OneOfEach)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that there is not
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise ConfigError(f"{where}: not YAML ({getattr(error, 'problem', None) or error})") from error
@@ -110,8 +110,10 @@ def read_job(run_dir: Path) -> JobSpec:
         raise ConfigError(f"{run_dir} is no run directory: it has no config.json", "a run directory is OUTPUT/NAME of a job")
     try:
         values = json.loads(path.read_text())
-    except ValueError as error:
-        raise ConfigError(f"{path}: damaged ({error})", "train the job again under another name") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{path}: not JSON as a run writes it ({error})", "put the file back, or start the job anew by another name"
+        ) from error
     return validate(JobSpec, values, source=str(path))
 
 
@@ -131,9 +133,12 @@ def _override(values: dict[str, Any], text: str) -> None:
     if not equals or not name:
         raise ConfigError(f"--set {text}: expected FIELD=VALUE", "as in --set train.learning_rate=1e-4")
     try:
-        set_field(values, name, yaml.safe_load(value))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {text}: not YAML ({getattr(error, 'problem', None) or error})", "quote it as YAML wants it") from error
+        parsed = yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(
+            f"--set {text}: {value} is not YAML", "lists and blocks are closed, as in --set 'data.train=[a.jsonl, b.jsonl]'"
+        ) from error
+    set_field(values, name, parsed)
 
 
 def set_field(values: dict[str, Any], name: str, value: Any) -> None:

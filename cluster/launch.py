@@ -43,7 +43,7 @@ def launch(job: JobSpec, listener: Listener) -> dict[str, Any]:
 
     Raises TrainersError as the workers did, ClusterTooSmall, ClusterUnreachable, or WorkersFailed when `cluster.max_failures` is used up.
     """
-    check_free(job.run_dir)
+    check_free(job.run_dir, Store(job.store_url) if job.store_url else None)
     if job.cluster.address is None:
         check_paths(job)
     with connected(job.cluster.address, cpus=job.cluster.most * job.cluster.cpus_per_worker):

@@ -218,7 +218,7 @@ def submitted() -> None:
 @app.command()
 def doctor(
     address: Address = None,
-    output: Annotated[Path, typer.Option(help="Where runs go.", metavar="DIR")] = Path("runs"),
+    output: Annotated[str, typer.Option(help="Where runs go.", metavar="DIR|URL")] = "runs",
     json_: Json = False,
 ) -> None:
     """Look at this machine, and at a cluster, for what would prevent training."""
@@ -240,11 +240,10 @@ def render_k8s(
     set_: Set = [],  # noqa: B006
 ) -> None:
     """Write KubeRay manifests for a job. They are rendered and checked for structure, never applied."""
+    from cluster.k8s import Site
     from consortium.k8s import render_manifests
 
-    render_manifests(
-        job, set_, image=image, claim=storage_claim, namespace=namespace, mount=mount, per_pod=per_pod, autoscale=autoscale, output=output
-    )
+    render_manifests(job, set_, Site(image, storage_claim, namespace, mount, per_pod, autoscale), output)
 
 
 @jobs_app.command("list")

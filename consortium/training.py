@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from cluster.job import JobSpec, has_begun, load_job, read_job
@@ -34,7 +35,7 @@ def resume_run(run_dir: Path, *, workers: int | None) -> None:
 
 def run(job: JobSpec) -> dict[str, Any]:
     """Launch a job, show its progress, print its result; the report."""
-    console.print(f"[bold]{job.name}[/]  {job.task}, {job.method.type}, {job.model.name}")
+    console.print(f"[bold]{job.name}[/]  {job.task}, {job.method.type}, {escape(job.model.name)}")
     from cluster.launch import launch
     from trainers.progress import Display
 
@@ -64,7 +65,7 @@ def show_result(job: JobSpec, report: dict[str, Any]) -> None:
     }
     for name, value in facts.items():
         table.add_row(name, str(value))
-    Console(highlight=False, soft_wrap=True).print(table)
+    Console(highlight=False, soft_wrap=True, markup=False, emoji=False).print(table)
 
 
 def inspect_data(file: Path, job_file: Path | None, model: str | None, task: str | None, *, shown: int) -> None:

@@ -124,9 +124,33 @@ def test_a_missing_job_file_is_one_line(tmp_path: Path) -> None:
         load_job(tmp_path / "none.yaml")
 
 
+def test_a_job_file_that_is_no_text_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_bytes(b"task: \xff")
+    with pytest.raises(ConfigError, match=r"job.yaml: expected text in UTF-8, got byte 0xff at 6"):
+        load_job(tmp_path / "job.yaml")
+
+
+@pytest.mark.parametrize("value", ["[a", "2026-13-45", "a: b: c"])
+def test_an_override_that_is_not_yaml_is_one_line(tmp_path: Path, value: str) -> None:
+    with pytest.raises(ConfigError, match=r"--set data.train=.*is not YAML"):
+        load_job(_write_job(tmp_path, MINIMAL), [f"data.train={value}"])
+
+
+def test_a_run_whose_configuration_was_damaged_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"task": ')
+    with pytest.raises(ConfigError, match=r"config.json: not JSON"):
+        read_job(tmp_path)
+
+
 def test_the_resolved_job_survives_the_run_directory(tmp_path: Path) -> None:
     job = load_job(_write_job(tmp_path, MINIMAL), [f"output={tmp_path}/runs"])
     assert read_job(write_job(job)) == job
+
+
+@pytest.mark.parametrize("output", ["runs", "s3://bucket/runs"])
+def test_a_job_comes_to_a_worker_as_it_was_sent(tmp_path: Path, output: str) -> None:
+    job = load_job(_write_job(tmp_path, MINIMAL), [f"output={output}"])
+    assert JobSpec.model_validate_json(job.model_dump_json()) == job
 
 
 def test_a_run_continues_on_other_workers_but_not_with_another_learning_rate(tmp_path: Path) -> None:
