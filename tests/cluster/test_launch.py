@@ -203,3 +203,12 @@ def test_no_cluster_at_the_address_is_one_line(monkeypatch: pytest.MonkeyPatch) 
         ray.shutdown()
     with pytest.raises(ClusterUnreachable, match=r"cannot connect to Ray at 127\.0\.0\.1:1"), connected("127.0.0.1:1", cpus=1):
         pass
+
+
+def test_a_finished_run_is_not_run_again(local_ray: None, uninterrupted: Path, llama_dir: Path, data: DemoData) -> None:
+    before = (uninterrupted / "events.jsonl").read_bytes()
+
+    report = launch(_make_job(uninterrupted.parent, llama_dir, data), Recorder())
+
+    assert (report["status"], report["restarts"]) == ("finished", 0)
+    assert (uninterrupted / "events.jsonl").read_bytes() == before
