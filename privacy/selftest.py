@@ -1,6 +1,6 @@
 """What every private run checks of itself while it runs. Verdicts alone are kept: the figures are private.
 
-Each would have found a fault that libraries in use have had: a sum not clipped as claimed, noise of another scale or in another place, empty
+Each would have found a fault that libraries in use have had: a sum not clipped as claimed, noise of another scale or elsewhere, empty
 batches dropped, workers that draw alike, steps that nobody counted.
 """
 
