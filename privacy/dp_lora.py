@@ -11,7 +11,6 @@ gradient adds zero; no units leave the sum as it was.
 The weights themselves get no gradient here, and nothing is reduced between workers: see trainers.private.
 """
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -86,13 +85,6 @@ class UnitGradients:
         start, shape = self._places[name]
         for unit, first, last, weight in self._segments(len(values)):
             self._buffer[unit, start : start + shape.numel()].add_(values[first:last].sum(0), alpha=weight)
-
-    def add_rows(self, name: str, gradients: torch.Tensor) -> None:
-        """Each unit's share of gradients that are there row by row: (rows, *shape)."""
-        assert len(gradients) == self._rows
-        start, shape = self._places[name]
-        for unit, row, _, weight in self._by_row:
-            self._buffer[unit, start : start + shape.numel()].view(shape).add_(gradients[row], alpha=weight)
 
     def _segments(self, count: int) -> list[tuple[int, int, int, float]]:
         return self._by_row if count == self._rows else self._by_token
@@ -169,32 +161,26 @@ class _Linear(torch.autograd.Function):
         return (g @ weight).to(x.dtype), None
 
 
-class _Sampled(torch.autograd.Function):
-    """Another small layer of a head (a LayerNorm), whose gradients Opacus knows row by row."""
+class _Norm(torch.autograd.Function):
+    """A LayerNorm of a head: the last dimension is scaled and shifted."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, layer: nn.Module, usual: Any, units: UnitGradients, names: Mapping[str, str]) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, norm: "_HeadNorm") -> torch.Tensor:
         ctx.save_for_backward(x)
-        ctx.layer, ctx.usual, ctx.units, ctx.names = layer, usual, units, names
-        return usual(x)  # type: ignore[no-any-return]
+        ctx.norm = norm
+        return norm.of(x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (g,), (x,) = gradients, ctx.saved_tensors
+        (g,), (x,), norm = gradients, ctx.saved_tensors, ctx.norm
         with torch.enable_grad():
             again = x.detach().requires_grad_()
-            (g_x,) = torch.autograd.grad(ctx.usual(again), again, g)
-        parameters = {id(parameter): name for name, parameter in ctx.layer.named_parameters()}
-        for parameter, rows in _samplers()[type(ctx.layer)](ctx.layer, [x], g).items():
-            ctx.units.add_rows(ctx.names[parameters[id(parameter)]], rows)
-        return g_x, None, None, None, None
-
-
-def _samplers() -> Mapping[type, Any]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of libraries that Opacus imports
-        from opacus.grad_sample import GradSampleModule
-    return GradSampleModule.GRAD_SAMPLERS  # type: ignore[no-any-return]
+            (g_x,) = torch.autograd.grad(norm.of(again), again, g)
+        flat = g.reshape(-1, g.shape[-1])
+        norm.units.add_sums(norm.weight, flat * F.layer_norm(x, x.shape[-1:], eps=norm.eps).reshape(flat.shape))
+        if norm.bias is not None:
+            norm.units.add_sums(norm.bias, flat)
+        return g_x, None
 
 
 @dataclass(frozen=True)
@@ -224,6 +210,18 @@ class _Head:
         return self.whole[self.weight], None if self.bias is None else self.whole[self.bias]
 
 
+@dataclass(frozen=True)
+class _HeadNorm:
+    units: UnitGradients
+    whole: Mapping[str, torch.Tensor]
+    weight: str
+    bias: str | None
+    eps: float
+
+    def of(self, x: torch.Tensor) -> torch.Tensor:
+        return F.layer_norm(x, x.shape[-1:], self.whole[self.weight], None if self.bias is None else self.whole[self.bias], self.eps)
+
+
 def capture(module: nn.Module, trained: Mapping[str, nn.Parameter], units: UnitGradients, whole: Mapping[str, torch.Tensor]) -> None:
     """Let the layers of `module` leave the gradients of `trained` parameters with `units`, instead of with the parameters.
 
@@ -240,7 +238,7 @@ def capture(module: nn.Module, trained: Mapping[str, nn.Parameter], units: UnitG
         elif isinstance(layer, nn.Linear) and id(layer.weight) in names and "lora_" not in names[id(layer.weight)]:
             covered |= _capture_head(layer, names, units, whole)
         elif isinstance(layer, nn.LayerNorm) and id(layer.weight) in names:
-            covered |= _capture_sampled(layer, names, units)
+            covered |= _capture_norm(layer, names, units, whole)
     if left := sorted(set(trained) - covered):
         raise PlanError(f"{left[0]} is trained, but its gradient cannot be had unit by unit ({len(left)} such)",
                         "adapters on linear layers and a linear head are; leave model.add_tokens and trained embeddings out")  # fmt: skip
@@ -270,8 +268,8 @@ def _capture_head(layer: Any, names: Mapping[int, str], units: UnitGradients, wh
     return {head.weight} | ({bias} if bias else set())
 
 
-def _capture_sampled(layer: nn.Module, names: Mapping[int, str], units: UnitGradients) -> set[str]:
-    own = {short: names[id(parameter)] for short, parameter in layer.named_parameters()}
-    usual = layer.forward
-    layer.forward = lambda x: _Sampled.apply(x, layer, usual, units, own)
-    return set(own.values())
+def _capture_norm(layer: nn.LayerNorm, names: Mapping[int, str], units: UnitGradients, whole: Mapping[str, torch.Tensor]) -> set[str]:
+    bias = None if layer.bias is None else names[id(layer.bias)]
+    norm = _HeadNorm(units, whole, names[id(layer.weight)], bias, layer.eps)
+    layer.forward = lambda x: _Norm.apply(x, norm)
+    return {norm.weight} | ({bias} if bias else set())

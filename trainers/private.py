@@ -1,6 +1,6 @@
 """A private run: `private_steps` and `private_step`, in the place of the ordinary ones of trainers.loop.
 
-A step, on every worker: the same secret coins decide who takes part; each unit's records lie on one worker; its gradient is clipped there and
+A step, on every worker: the same secret coins decide who takes part; the records of a unit lie on one worker; its gradient is clipped there
 added up; every worker adds noise to a stretch of its own of the sum; DeepSpeed brings the sums together and takes the step. The ledger has
 the step before its noise is drawn into the sum. Nothing of a step but the new weights is public.
 """

@@ -23,7 +23,8 @@ RECORDS = [(0, 7), (1, 12), (2, 5), (0, 9), (3, 3)]
 
 def _make(family: str, folder: Path, **options: Any) -> tuple[nn.Module, Any]:
     classify = family in ("bert", "modernbert")
-    helpers.make_model(family, folder)
+    still = {"embd_pdrop": 0.0, "resid_pdrop": 0.0, "attn_pdrop": 0.0} if family == "gpt2" else {}
+    helpers.make_model(family, folder, **still)
     model = ModelConfig(path=str(folder), dtype=options.get("dtype", "float32"), quantization=options.get("quantization", "none"))
     task = "classify" if classify else "sft"
     labels = ["a", "b", "c"] if classify else []
@@ -193,7 +194,7 @@ def _plain_units(rows: list[list[float]]) -> UnitGradients:
     units.begin(len(rows))
     units.expect([Segment(unit, unit, 0, 1, 1.0) for unit in range(len(rows))], len(rows), 1)
     if rows:
-        units.add_rows("p", torch.tensor(rows))
+        units.add_sums("p", torch.tensor(rows))
     return units
 
 
