@@ -69,7 +69,8 @@ class Book:
             raise ValueError("the first row, and no other, names the ledger")
         match kind:
             case "ledger":
-                self.id, _ = body["id"], _expect(body["format"] == FORMAT, "written by another version")
+                _expect(body["format"] == FORMAT, "written by another version")
+                self.id = body["id"]
             case "grant":
                 self.grants[population] = Grant(**body)
             case "attach":

@@ -111,7 +111,7 @@ class Filter:
         more = f", or all {event.steps} with a noise multiplier from {noise:.4g} up" if noise else ""
         return BudgetRefused(
             f"the budget of {self.population} (epsilon {self.epsilon:g}, delta {self.delta:g}) does not allow {event.steps} steps with "
-            f"noise multiplier {event.noise_multiplier:.4g} and rate {event.sampling_rate:.3g}: they cost {cost:.4g} where {left:.4g} remains "
+            f"noise multiplier {event.noise_multiplier:.4g} and rate {event.sampling_rate:.3g}: they cost {cost:.4g}, {left:.4g} remains "
             f"(Renyi divergence of order {order:g})",
             f"admitted: {self.steps_admitted(event)} of these steps{more}; a larger budget is the compliance officer's to grant",
         )

@@ -320,9 +320,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
     try:
         if (mode := connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]) != "wal":
-            raise LedgerError(
-                f"{path}: SQLite's journal is {mode!r} here, expected 'wal'", "the ledger's disk has to be writable and local"
-            )
+            raise LedgerError(f"{path}: SQLite's journal is {mode!r}, expected 'wal'", "the ledger's disk has to be writable and local")
         connection.execute("PRAGMA synchronous = FULL")
     except BaseException:
         connection.close()
