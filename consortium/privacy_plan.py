@@ -56,13 +56,14 @@ def _filter(path: Path | None, population: str | None) -> Filter | None:
 def _show(units: int, delta: float, reason: str, rows: list[Row], wished: int) -> None:
     out = Console(highlight=False, soft_wrap=True)
     out.print(f"{units:,} units, delta {delta:g} ({reason})")
-    table = Table("batch", "rate", "steps", "noise", "epsilon", "batch / noise", "ledger", "why", box=None, padding=(0, 2))
+    table = Table("batch", "rate", "steps", "noise", "epsilon", "batch / noise", "ledger", box=None, padding=(0, 2))
     for row in rows:
         numbers = (_shown(row.noise, ".4g"), _shown(row.epsilon, ".3g"), _shown(row.signal, ".4g"))
         says = "-" if row.admitted is None else "admitted" if row.admitted else "refused"
         style = "bold" if row.batch == wished else ""
-        table.add_row(str(row.batch), f"{row.batch / units:.3g}", str(row.steps), *numbers, says, row.reason, style=style)
+        table.add_row(str(row.batch), f"{row.batch / units:.3g}", str(row.steps), *numbers, says, style=style)
     out.print(table)
+    out.print(next(f"{row.batch}: {row.reason}" for row in rows if row.batch == wished))
 
 
 def _shown(number: float | None, form: str) -> str:

@@ -131,13 +131,12 @@ def calibrate(target: float, event: Callable[[float], Event], delta: float, filt
     budget is. Raises BudgetRefused where that does not help, PlanError where no noise gives the target.
     """
     noise = noise_for(target, event, delta)
-    least = f"the least noise for epsilon {target:g} at delta {delta:g}, by PLD"
     if filter is None or filter.admits(event(noise)):
-        return noise, least
+        return noise, "the least by PLD"
     raised = filter.least_noise(event, noise, MOST_RAISED * noise) if target <= filter.remaining else None
     if raised is None:
         raise filter.refused(event(noise))
-    return raised, f"raised from {noise:.4g}, {least}, so that the budget of {filter.population}, a Renyi filter, admits it"
+    return raised, f"raised from {noise:.4g}, the least by PLD, to fit into the budget of {filter.population}, which is a Renyi filter"
 
 
 @lru_cache(maxsize=1 << 16)
