@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from trainers.errors import ConfigError, TrainersError
+from privacy.errors import ConsortiumError
+from trainers.errors import ConfigError
 
 app = typer.Typer(
     name="consortium",
@@ -20,6 +21,10 @@ data_app = typer.Typer(help="Look at data before training on it.", no_args_is_he
 app.add_typer(data_app, name="data")
 jobs_app = typer.Typer(help="Jobs on a Ray cluster.", no_args_is_help=True)
 app.add_typer(jobs_app, name="jobs")
+privacy_app = typer.Typer(help="What a private run promises, and what a population's budget allows.", no_args_is_help=True)
+app.add_typer(privacy_app, name="privacy")
+ledger_app = typer.Typer(help="Budgets of populations: granted by the compliance officer, spent by private runs.", no_args_is_help=True)
+privacy_app.add_typer(ledger_app, name="ledger")
 
 JobFile = Annotated[Path, typer.Argument(help="Job file (YAML).", metavar="JOB.yaml")]
 RunDir = Annotated[Path, typer.Argument(help="Run directory.", metavar="RUN")]
@@ -294,6 +299,100 @@ def data_inspect(
     inspect_data(file, job, model, task, shown=shown)
 
 
+LedgerFile = Annotated[Path, typer.Option("--ledger", help="The ledger.", metavar="FILE")]
+Population = Annotated[str, typer.Argument(help="Whose rows: a name for a set of customers.", metavar="POPULATION")]
+
+
+@privacy_app.command("plan")
+def privacy_plan(
+    units: Annotated[int, typer.Option(help="Customers (or records, whatever is protected) in the data: a declared number.", min=1)],
+    batch: Annotated[int, typer.Option(help="Units a step is expected to see.", min=1)],
+    epsilon: Annotated[float | None, typer.Option(help="To be kept; or --noise.")] = None,
+    noise: Annotated[float | None, typer.Option(help="Noise multiplier; or --epsilon.")] = None,
+    delta: Annotated[float | None, typer.Option(help="Below 1 / units; one is suggested.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="How often each unit is expected to be seen; or --steps.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps; or --epochs.", min=1)] = None,
+    spare_steps: Annotated[int, typer.Option(help="Steps that failures may cause to be taken again: reserved too.", min=0)] = 0,
+    ledger: Annotated[Path | None, typer.Option(help="Ask this ledger, with --population.", metavar="FILE")] = None,
+    population: Annotated[str | None, typer.Option(help="Whose budget.")] = None,
+    json_: Json = False,
+) -> None:
+    """Noise, steps and epsilon by batch size, and whether a budget allows them."""
+    from consortium.privacy_plan import plan_privacy
+
+    plan_privacy(units, batch, epsilon=epsilon, noise=noise, delta=delta, epochs=epochs, steps=steps, spare_steps=spare_steps,
+                 ledger=ledger, population=population, as_json=json_)  # fmt: skip
+
+
+@ledger_app.command("create")
+def ledger_create(ledger: LedgerFile) -> None:
+    """Start a ledger, on a disk of the machine whose jobs it is to govern."""
+    from consortium.ledger import create_ledger
+
+    create_ledger(ledger)
+
+
+@ledger_app.command("grant")
+def ledger_grant(
+    population: Population,
+    epsilon: Annotated[float, typer.Option(help="For all that is ever released of the population's rows.")],
+    delta: Annotated[float, typer.Option(help="Below 1 / units of any file.")],
+    ledger: LedgerFile,
+    by: Annotated[str, typer.Option(help="Who grants it.")] = "",
+    replace: Annotated[bool, typer.Option("--replace", help="Instead of the budget it has; what was spent stays spent.")] = False,
+) -> None:
+    """Give a population its budget."""
+    from consortium.ledger import grant_budget
+
+    grant_budget(ledger, population, epsilon, delta, by, replace=replace)
+
+
+@ledger_app.command("attach")
+def ledger_attach(
+    population: Population,
+    file: Annotated[Path, typer.Argument(help="Training data; known by its content.", metavar="FILE")],
+    units: Annotated[int, typer.Option(help="Units in it: a declared number.", min=1)],
+    ledger: LedgerFile,
+) -> None:
+    """Declare whose rows a training file holds. A file that was changed has to be attached again."""
+    from consortium.ledger import attach_file
+
+    attach_file(ledger, population, file, units)
+
+
+@ledger_app.command("close")
+def ledger_close(
+    reservation: Annotated[str, typer.Argument(help="As `ledger show` lists it.", metavar="RESERVATION")], ledger: LedgerFile
+) -> None:
+    """End the reservation of a run that will not go on: steps it never took are given back."""
+    from consortium.ledger import close_reservation
+
+    close_reservation(ledger, reservation)
+
+
+@ledger_app.command("show")
+def ledger_show(
+    ledger: LedgerFile,
+    population: Annotated[str | None, typer.Argument(help="Else all.", metavar="POPULATION")] = None,
+    json_: Json = False,
+) -> None:
+    """Budgets, what is spent of them, files, reservations, and the head of the chain."""
+    from consortium.ledger import show_ledger
+
+    show_ledger(ledger, population, as_json=json_)
+
+
+@ledger_app.command("verify")
+def ledger_verify(
+    ledger: LedgerFile,
+    head: Annotated[str | None, typer.Option(help="Hash of a head noted before, to be found again.", metavar="HASH")] = None,
+) -> None:
+    """Calculate the chain of rows again. What was cut off its end shows only by a noted head."""
+    from consortium.ledger import verify_ledger
+
+    verify_ledger(ledger, head)
+
+
 def _demand(path: Path, expected: str) -> None:
     """A wrong path is told at once, before torch is loaded."""
     if not path.exists():
@@ -306,7 +405,7 @@ def main() -> None:
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:
         app()
-    except TrainersError as error:
+    except ConsortiumError as error:
         if debug:
             raise
         print(f"error: {error}" + (f"\n  hint: {error.hint}" if error.hint else ""), file=sys.stderr)

@@ -5,6 +5,7 @@ upper bound. Gopi et al.'s PRV accountant (2021), from other hands, is held agai
 is not here; neither is an epsilon for shuffled batches, for which no amplification by sampling is proven.
 """
 
+import logging
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -26,6 +27,8 @@ PRV_ERROR = 0.01
 TOLERANCE = 1e-3
 """Relative, of a calibrated noise multiplier; rounded to more noise."""
 _LEAST_NOISE, _MOST_NOISE = 0.2, 1e4
+# A series that does not converge gives an infinite divergence, which is safe and no news to the user.
+logging.getLogger("absl").addFilter(lambda record: "failed to converge" not in record.getMessage())
 
 
 @dataclass(frozen=True)
