@@ -1,8 +1,9 @@
 """A sharper audit of one run, for a promise that is a whole curve: Mahloujifar, Melis & Chaudhuri 2024 (arXiv 2410.22235).
 
 (epsilon, delta) at one delta is a weak description of Gaussian noise, which has a delta for every epsilon. A test of the whole curve
-refutes broken noise where `audit.one_run` cannot. What it refutes is the curve: the lower bound on epsilon it gives is that of Gaussian
-noise, and holds for mechanisms of that shape (noise on sums of many steps comes near it), so a verdict rests on `audit.one_run`.
+refutes broken noise where `audit.one_run` cannot, though it too stays well below the truth. What it refutes is the curve: the lower bound
+on epsilon it gives is that of Gaussian noise, and holds for mechanisms of that shape (noise on sums of many steps comes near it), so a
+verdict rests on `audit.one_run`.
 
 Why it holds. Let C of r guesses be right, p_k = P[C = k]. Fix all coins but that of canary j: being in or out changes the probability of
 any set of outputs from x to g(x) at most, with g concave. The outputs by which j is guessed right and C >= i are, under the other coin,
@@ -11,7 +12,8 @@ those by which j is guessed wrong and C >= i - 1. Hence, averaged over coins (Je
     R_i <= g(H_{i-1})      R_i = sum over k >= i of k p_k / m      H_i = sum over k >= i of (r - k) p_k / m
 
 and R_0 + H_0 = r / m. Were P[C >= v] as large as t, the least that R_0 + H_0 could be is reached when all of it lies at v and each p_{i-1}
-below is as small as g allows; where even that passes r / m, P[C >= v] < t.
+below is as small as g allows: mass added or moved up above i raises both R_i and R_i + H_i at any i below, whatever it spares there. Where
+even that least passes r / m, P[C >= v] < t.
 """
 
 import math

@@ -101,7 +101,7 @@ def new_planting(m: int, kind: Kind, labels: Sequence[str] = ()) -> Planting:
     """With a seed drawn and coins tossed now. Raises AuditError for fewer than two canaries, which show nothing."""
     if m < 2:
         raise AuditError(
-            f"{m} canaries: expected at least 2", "1000 certify up to epsilon 5.8 with 95 % confidence; leave them out for none"
+            f"{m} canaries: expected at least 2", "1000 can show up to epsilon 5 with 95 % confidence; leave canaries out for no audit"
         )
     return Planting(secrets.randbits(128), kind, tuple(labels), toss(m))
 

@@ -42,9 +42,9 @@ def test_without_delta_the_tail_is_the_binomial_one() -> None:
     assert tail(1000, 100, 80, Claim(1.0, 0.0)) == pytest.approx(float(binom.sf(79, 100, math.e / (1 + math.e))), rel=1e-12)
 
 
-@pytest.mark.parametrize(("epsilon", "typical"), [(2, 0.6), (4, 1.6), (8, 2.8), (16, 4.05)])
+@pytest.mark.parametrize(("epsilon", "typical"), [(2, 0.6), (4, 1.6), (8, 2.8)])
 def test_even_the_best_attack_proves_far_less_than_epsilon(epsilon: float, typical: float) -> None:
-    bounds = [one_run(tossed_gaussian_scores(_mu(epsilon), 1000, seed), Claim(epsilon, DELTA)).epsilon for seed in range(15)]
+    bounds = [one_run(tossed_gaussian_scores(_mu(epsilon), 1000, seed), Claim(epsilon, DELTA)).epsilon for seed in range(9)]
     assert float(np.median(bounds)) == pytest.approx(typical, abs=0.3)
 
 

