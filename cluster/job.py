@@ -185,6 +185,8 @@ def absolute(job: JobSpec, folder: Path) -> JobSpec:
         model["path"] = _model_path(model["path"], folder)
     if isinstance(job.output, Path):
         values["output"] = Path(os.path.abspath(job.output))
+    if values["privacy"]:
+        values["privacy"]["ledger"] = folder / Path(values["privacy"]["ledger"]).expanduser()
     tracking = values["tracking"]
     if tracking["mlflow"] and ":" not in tracking["mlflow"] and tracking["mlflow"] != "databricks":
         tracking["mlflow"] = str(folder / Path(tracking["mlflow"]).expanduser())

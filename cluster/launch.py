@@ -24,6 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.errors import ClusterTooSmall, ClusterUnreachable, WorkersFailed
 from cluster.job import JobSpec, WorkerRange, check_continues, check_paths, write_job
+from privacy.errors import ConsortiumError
 from trainers.defaults import Choice, Hardware, resolve
 from trainers.errors import ConfigError, TrainersError
 from trainers.events import Event, EventLog, Listener, Tail
@@ -240,7 +241,7 @@ def _number(job: JobSpec) -> int | tuple[int, int]:
 
 
 def _worker(settings: dict[str, Any]) -> None:
-    """What Ray runs in each worker. A TrainersError is final: it is in the run's events, and returning keeps Ray from trying again."""
+    """What Ray runs in each worker. A ConsortiumError is final: it is in the run's events, and returning keeps Ray from trying again."""
     from ray.train import get_preemption_info
 
     from trainers.worker import train
@@ -251,7 +252,7 @@ def _worker(settings: dict[str, Any]) -> None:
     job = JobSpec.model_validate_json(settings["job"])
     if job.store_url is not None:
         write_job(job)  # this machine has a directory of its own
-    with contextlib.suppress(TrainersError):
+    with contextlib.suppress(ConsortiumError):
         train(job.run_dir, run_id=settings["run_id"], choices=settings["choices"], leaving=leaving)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cluster.job import read_job
 from cluster.launch import connected, launch
-from trainers.errors import TrainersError
+from privacy.errors import ConsortiumError
 from trainers.events import Event
 
 
@@ -29,7 +29,7 @@ class _Nobody:
 def main(run_dir: Path, address: str) -> int:
     """Launch the job of a run directory on the cluster at `address`; 0 when it ended for good, with or without an error of the user's."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    with connected(address, cpus=0), contextlib.suppress(TrainersError):
+    with connected(address, cpus=0), contextlib.suppress(ConsortiumError):
         launch(read_job(run_dir), _Nobody())
     return 0
 

@@ -28,6 +28,7 @@ from cluster.errors import ClusterTooSmall, WorkersFailed
 from cluster.job import JobSpec, as_written, check_paths, identity, read_job, write_job
 from cluster.launch import check_shared, connected, place_workers
 from cluster.space import Point, Space, at_point
+from privacy.errors import ConsortiumError
 from trainers.defaults import Choice
 from trainers.errors import ConfigError, RunBusyError, TrainersError
 from trainers.events import Event, EventLog, Tail
@@ -271,7 +272,7 @@ class _Past:
 
 
 def _run_trial(run_dir: Path, metric: Metric, choices: Sequence[Choice]) -> None:
-    """What Ray runs for a trial. A TrainersError is final: it is in the run's events, and returning keeps Ray from trying again."""
+    """What Ray runs for a trial. A ConsortiumError is final: it is in the run's events, and returning keeps Ray from trying again."""
     job, reporter = read_job(run_dir), _Reporter(metric)
     try:
         if job.cluster.most > 1:
@@ -282,7 +283,7 @@ def _run_trial(run_dir: Path, metric: Metric, choices: Sequence[Choice]) -> None
             train(run_dir, run_id=uuid.uuid4().hex, choices=choices, listeners=[reporter])
     except (RunBusyError, WorkersFailed):  # held by a process that died elsewhere a moment ago; or a fault of the machine
         raise
-    except TrainersError:
+    except ConsortiumError:
         return
 
 

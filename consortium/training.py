@@ -1,5 +1,6 @@
 """The commands that train: train, resume, data inspect."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -57,15 +58,28 @@ def show_result(job: JobSpec, report: dict[str, Any]) -> None:
     facts |= {
         "steps": report["steps"],
         "restarts": report["restarts"],
-        "tokens/s": f"{report['tokens_per_second']:,.0f}",
-        "padding": f"{report['padding_share']:.1%}",
+        "tokens/s": "" if report["tokens_per_second"] is None else f"{report['tokens_per_second']:,.0f}",
+        "padding": "" if report["padding_share"] is None else f"{report['padding_share']:.1%}",
         "peak memory a worker": f"{report['peak_memory_bytes'] / 2**30:.2f} GiB",
         trained: f"{place}/{trained}",
         "report": f"{place}/report.html",
     }
-    for name, value in facts.items():
-        table.add_row(name, str(value))
+    for name, value in {**facts, **_claim(job)}.items():
+        if value != "":
+            table.add_row(name, str(value))
     Console(highlight=False, soft_wrap=True, markup=False, emoji=False).print(table)
+
+
+def _claim(job: JobSpec) -> dict[str, str]:
+    """What a private run can state."""
+    if job.privacy is None:
+        return {}
+    from privacy.statement import FILE
+
+    path = job.run_dir / FILE
+    claim, mechanism = (json.loads(path.read_text())[name] for name in ("claim", "mechanism"))
+    promised = f"epsilon {claim['epsilon']:.2f} at delta {claim['delta']:.0e}, {mechanism['steps_charged']} steps charged"
+    return {"privacy": promised, "statement": str(path), "losses": f"{job.run_dir}/private.jsonl, for the bank alone"}
 
 
 def inspect_data(file: Path, job_file: Path | None, model: str | None, task: str | None, *, shown: int) -> None:

@@ -18,6 +18,7 @@ class GaussianNoise:
     def __init__(self, scale: float, stream: Stream) -> None:
         assert scale > 0
         self.scale = scale
+        self.secret = stream.secret
         self._stream = stream
 
     def draw(self, count: int) -> npt.NDArray[np.float32]:

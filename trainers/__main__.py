@@ -9,7 +9,7 @@ import threading
 import uuid
 from pathlib import Path
 
-from trainers.errors import TrainersError
+from privacy.errors import ConsortiumError
 
 
 def main(arguments: list[str]) -> int:
@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGUSR1, lambda *_: told.set())
     try:
         train(Path(arguments[0]).resolve().parent, run_id=uuid.uuid4().hex, listeners=[Display()], leaving=told.is_set)
-    except TrainersError as error:
+    except ConsortiumError as error:
         print(f"error: {error}" + (f"\n  hint: {error.hint}" if error.hint else ""), file=sys.stderr)
         return error.exit_code
     return 0

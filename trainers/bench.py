@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from privacy.errors import ConsortiumError
 from trainers import flops, footprint
 from trainers.config import TrainConfig, read_config
 from trainers.cpu import fast_products
 from trainers.data.prepare import Prepared
-from trainers.errors import TrainersError
 from trainers.events import EventLog
 from trainers.lease import Lease
 from trainers.loop import Run, StepWork, train_step, works
@@ -56,7 +56,7 @@ def measure(folder: Path, *, steps: int) -> None:
 
 def reason(error: Exception) -> str:
     """Why a point could not be measured, in one line."""
-    if isinstance(error, TrainersError):
+    if isinstance(error, ConsortiumError):
         return error.message
     line = next(iter(str(error).splitlines()), "")
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
@@ -139,6 +139,7 @@ def generate_rows(config: TrainConfig, count: int) -> Prepared:
         rows=_Rows(length, shape.get_text_config().vocab_size, max(1, len(labels)), config.train.seed),
         lengths=np.full(count, length),
         targets=np.full(count, 1 if classify else length - 1),
+        units=np.arange(count),
         labels=labels,
         files=["generated"],
         labels_met=labels,

@@ -192,6 +192,53 @@ class TrackingConfig(Part):
     """Weights & Biases, offline: files in the run directory, nothing sent (extra `wandb`)."""
 
 
+class UnitColumn(Part):
+    """Rows with the same value in a column are one unit's: a customer's, an account's."""
+
+    column: str
+    max_records: int = Field(ge=1)
+    """Of a unit the first so many examples are used, in the order of the files."""
+
+
+class AuditConfig(Part):
+    canaries: int = Field(ge=1)
+    """Synthetic units, each planted or not by a secret coin, by which `consortium privacy audit` tries to refute the claim."""
+
+
+class PrivacyConfig(Part):
+    """What a private run promises: differential privacy for one unit more or less (see privacy/plan.py). Nothing here has a default that
+    the promise rests on. `train.global_batch_size` is the expected number of units a step.
+    """
+
+    epsilon: float | None = Field(None, gt=0)
+    """What the whole run may cost, by PLD at `delta`; the noise follows from it."""
+    noise_multiplier: float | None = Field(None, gt=0)
+    """Or the noise itself, over `clip_norm`; epsilon follows from it."""
+    delta: float = Field(gt=0, lt=1)
+    """Less than 1 / units."""
+    clip_norm: float = Field(gt=0)
+    """Most that a unit's gradient may measure (L2, over all its records and all trained parameters)."""
+    unit: Literal["record"] | UnitColumn
+    """Whose data are protected: every record for itself, or all records of a person."""
+    units: int = Field(ge=1)
+    """How many there are at most, declared and public; sampling and delta are reckoned with it."""
+    ledger: Path
+    """The budget's ledger, to which the training files are attached; on a disk of the machine where rank 0 runs."""
+    restarts: int = Field(3, ge=0)
+    """Failures whose repeated steps are reserved and calibrated for."""
+    audit: AuditConfig | None = None
+
+    @model_validator(mode="after")
+    def _check_target(self) -> "PrivacyConfig":
+        if (self.epsilon is None) == (self.noise_multiplier is None):
+            raise ValueError("privacy: give epsilon or noise_multiplier, and not both")
+        if self.delta >= 1 / self.units:
+            raise ValueError(
+                f"privacy.delta: {self.delta:g} is not less than 1 / units = {1 / self.units:.3g}, at which nothing is promised"
+            )
+        return self
+
+
 def _expand_zero(value: Any) -> Any:
     return {"stage": value} if isinstance(value, (str, int)) and not isinstance(value, bool) else value
 
@@ -217,6 +264,21 @@ class TrainConfig(Part):
     results are copied from a folder of this machine.
     """
 
+    @model_validator(mode="before")
+    @classmethod
+    def _set_private_defaults(cls, values: Any) -> Any:
+        """Where the job says nothing, what a private run cannot do is left out of it."""
+        if not isinstance(values, Mapping) or not isinstance(values.get("privacy"), Mapping):
+            return values
+        unit = values["privacy"].get("unit")
+        group = unit.get("column") if isinstance(unit, Mapping) else None
+        defaults = {"train": {"max_grad_norm": 0.0}, "checkpoint": {"best_by": None}, "data": {"group_by": group} if group else {}}
+        blocks = {name: values.get(name) or {} for name in defaults}
+        if isinstance(blocks["data"], (str, Path)):
+            blocks["data"] = {"train": blocks["data"]}
+        merged = {name: {**defaults[name], **block} if isinstance(block, Mapping) else block for name, block in blocks.items()}
+        return {**values, **merged}
+
     @model_validator(mode="after")
     def _check_combinations(self) -> "TrainConfig":
         quantized, best_by = self.model.quantization != "none", self.checkpoint.best_by
@@ -239,9 +301,35 @@ class TrainConfig(Part):
                 self.data.packing is True and self.task == "classify"
             ),
         }
+        if self.privacy is not None:
+            refused |= self._refused_in_private(self.privacy)
         if found := [message for message, applies in refused.items() if applies]:
             raise ValueError("; ".join(found))
         return self
+
+    def _refused_in_private(self, privacy: PrivacyConfig) -> dict[str, bool]:
+        column = privacy.unit.column if isinstance(privacy.unit, UnitColumn) else None
+        validation = "evaluations on private rows are no part of what the noise covers"
+        return {
+            "privacy needs method: lora, whose gradients can be had unit by unit at the price of ordinary training": (
+                self.method.type != "lora"
+            ),
+            "privacy: model.add_tokens: terms taken from private rows would be published as they are, and embeddings are not trained": (
+                self.model.add_tokens is not None
+            ),
+            "privacy: train.max_grad_norm clips a batch as a whole, after the noise; privacy.clip_norm is what counts: leave it out": (
+                self.train.max_grad_norm != 0
+            ),
+            f"privacy: checkpoint.best_by: {validation}: leave it out": self.checkpoint.best_by is not None,
+            f"privacy: train.early_stopping: {validation}: leave it out": self.train.early_stopping is not None,
+            f"privacy: train.global_batch_size: {self.train.global_batch_size} is more than privacy.units": (
+                self.train.global_batch_size > privacy.units
+            ),
+            f"privacy: data.group_by: {self.data.group_by} is not the unit's column: rows of a unit would stand on both sides": (
+                column is not None and self.data.group_by != column
+            ),
+            "privacy: train.compile is not tried with gradients unit by unit: leave it out": self.train.compile,
+        }
 
     @property
     def run_dir(self) -> Path:

@@ -59,7 +59,8 @@ def ds_config(config: TrainConfig, *, world_size: int, trained: int = REDUCE_BUC
         "train_batch_size": world_size,
         "managed_gradient_accumulation": False,
         "gradient_clipping": config.train.max_grad_norm,
-        "bf16": {"enabled": config.model.dtype == "bfloat16"},
+        # with it DeepSpeed would round adapters and their gradients, noise included; in a private run both stay float32
+        "bf16": {"enabled": config.model.dtype == "bfloat16" and config.privacy is None},
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
@@ -136,6 +137,29 @@ class Engine:
     def __call__(self, batch: Batch, **options: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
         self.alive_at = time.monotonic()
         return self._engine(batch, **options)
+
+    def compute(self, batch: Batch) -> torch.Tensor:
+        """The summed loss of a pass whose gradients somebody else collects: nothing is reduced after its backward pass."""
+        self.alive_at = time.monotonic()
+        loss: torch.Tensor = self.module(batch)[0]
+        return loss
+
+    def accumulate(self, gradients: Mapping[str, torch.Tensor]) -> None:
+        """Gradients made elsewhere, by name; the step takes their sum over ranks. A collective call.
+
+        The gradient of sum <g, p> with respect to p is g: so DeepSpeed's own hooks reduce, partition and hold it, whatever the stage.
+        """
+        parameters = list(self.names.values())
+        with gathered(parameters):
+            form = torch.stack([(gradients[name] * parameter).sum() for name, parameter in self.names.items()]).sum()
+            self.backward(form)
+
+    def whole(self) -> dict[str, torch.Tensor]:
+        """The trained parameters as they are, whole on every rank, without gradient: views, or copies under ZeRO-3. A collective call."""
+        if self.stage != 3:
+            return {name: parameter.detach() for name, parameter in self.names.items()}
+        with gathered(list(self.names.values())):
+            return {name: parameter.detach().clone() for name, parameter in self.names.items()}
 
     def train(self, mode: bool = True) -> None:
         self._engine.train(mode)

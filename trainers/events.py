@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from trainers.config import TrackingConfig, TrainConfig
 from trainers.errors import ConfigError
@@ -56,8 +56,9 @@ class EventLog:
                 listener.close()
             except Exception as error:
                 self._drop(listener, error, step=0)
-        if self._file is not None:
-            self._file.close()
+        for file in (self._file, self._private):
+            if file is not None:
+                file.close()
 
     def _drop(self, listener: Listener, error: Exception, *, step: int) -> None:
         """A tracking server that is away, or a terminal that was closed, is no reason to end a run."""
@@ -85,6 +86,11 @@ class Tail:
                     break
                 self._position += len(line)
                 yield json.loads(line)
+
+
+def _append_to(path: Path) -> TextIO:
+    _drop_torn_line(path)
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a", buffering=1)
 
 
 def _json_safe(value: Any) -> Any:

@@ -91,16 +91,25 @@ class StepWork:
     padded_tokens: int
 
 
-def fit(run: Run, progress: Progress) -> Progress:
-    """Train from `progress.step` to the end, evaluating and saving on the way; stops early when the job says so.
+Steps = Callable[["Run", int], Generator["Step"]]
+"""Takes one step after the other from the one given on."""
 
-    Raises NonFiniteLoss, CheckpointError, RunBusyError.
+
+def ordinary_steps(run: Run, first: int) -> Generator[Step]:
+    with contextlib.closing(works(run, first)) as upcoming:
+        for step in range(first, run.sampler.steps):
+            yield train_step(run, step, next(upcoming))
+
+
+def fit(run: Run, progress: Progress, steps: Steps = ordinary_steps) -> Progress:
+    """Train from `progress.step` to the end, evaluating and saving on the way; stops early when the job says so, or `steps` end.
+
+    Raises NonFiniteLoss, CheckpointError, RunBusyError, and what `steps` raise.
     """
     started, trained = time.perf_counter(), 0
     run.engine.train()  # a model comes from its directory in evaluation, without dropout
-    with contextlib.closing(works(run, progress.step)) as upcoming:
-        while progress.step < run.sampler.steps and not _exhausted(run, progress):
-            done = train_step(run, progress.step, next(upcoming))
+    with contextlib.closing(steps(run, progress.step)) as taken:
+        while not _exhausted(run, progress) and (done := next(taken, None)) is not None:
             trained += done.tokens
             progress.step += 1
             leaving = done.ask and run.notice.heard()
@@ -121,7 +130,7 @@ def train_step(run: Run, step: int, work: StepWork) -> Step:
     The loss is the sum over all loss tokens of the batch divided by their number, whatever the number of workers and passes.
     """
     began = time.perf_counter()
-    torch.manual_seed(_draw_seed(run, step))
+    torch.manual_seed(draw_seed(run, step))
     total = torch.zeros((), dtype=torch.float64, device=run.world.device)
     for micro in work.passes:
         summed, _ = run.engine(micro.batch.to(run.world.device))
@@ -184,7 +193,7 @@ def _pass(run: Run, data: Prepared, indices: np.ndarray, micro: MicroBatch) -> P
     return Pass(collate(rows, packed=run.packing, classify=run.classify, pad_id=run.pad_id, weight=weight), examples if micro else [])
 
 
-def _draw_seed(run: Run, step: int) -> int:
+def draw_seed(run: Run, step: int) -> int:
     """Dropout's seed: a function of seed, step and rank, so that a resumed run draws what the uninterrupted one would."""
     return int(np.random.SeedSequence([run.config.train.seed, step, run.world.rank]).generate_state(1, np.uint64)[0] >> 1)
 
@@ -263,7 +272,7 @@ def _evaluate_and_judge(run: Run, progress: Progress) -> bool:
         progress.best_step, progress.best_value, progress.evaluations_without_gain = progress.step, value, 0
     else:
         progress.evaluations_without_gain += 1
-        if progress.evaluations_without_gain == _DIVERGED:
+        if progress.evaluations_without_gain == _DIVERGED and run.config.privacy is None:
             run.log.emit("warning", step=progress.step, message=f"over-fitting: {criterion} has not improved for {_DIVERGED} evaluations "
                          f"since step {progress.best_step}; train.early_stopping would stop here")  # fmt: skip
     return better and run.config.checkpoint.best_by is not None

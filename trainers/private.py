@@ -6,19 +6,19 @@ the step before its noise is drawn into the sum. Nothing of a step but the new w
 """
 
 import contextlib
-import hashlib
 import math
 import time
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from privacy.dp_lora import Segment, UnitGradients, capture
-from privacy.errors import BudgetRefused, ConsortiumError
+from privacy.errors import BudgetRefused, PlanError
 from privacy.ledger import Reservation
 from privacy.noise import GaussianNoise
 from privacy.plan import PrivacyPlan
@@ -30,6 +30,7 @@ from trainers.data.packing import MicroBatch, place
 from trainers.data.prepare import Prepared, Sample
 from trainers.engine import Engine
 from trainers.errors import RunBusyError
+from trainers.loop import Run, Step, draw_seed
 from trainers.world import World
 
 BUFFER_BYTES = 2 * 2**30
@@ -75,6 +76,8 @@ class PrivateWork:
 
     drawn: np.ndarray
     """All units of the step, over all workers"""
+    targets: int
+    """Of all its records, over all workers"""
     groups: list[Group]
 
 
@@ -94,7 +97,7 @@ class Private:
     test: SelfTest
     taken: int = 0
     """Steps of this start"""
-    pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "private"))
+    pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "noise"))
 
     @property
     def at_once(self) -> int:
@@ -110,7 +113,7 @@ def begin(
     With a `seed` nothing is secret: for tests. Raises PlanError where the model mixes examples, or trains what is not seen by unit.
     """
     if len(units) > plan.units:
-        raise ConsortiumError(f"the rows are of {len(units)} units, more than privacy.units: {plan.units}",
+        raise PlanError(f"the rows are of {len(units)} units, more than privacy.units: {plan.units}",
                               "declare a number that the population never exceeds; the promise is made for it")  # fmt: skip
     gradients = UnitGradients({name: torch.Size(getattr(p, "ds_shape", p.shape)) for name, p in engine.names.items()}, world.device)
     whole = engine.whole()
@@ -135,8 +138,8 @@ def _require_gradient(_module: Any, _inputs: Any, output: torch.Tensor) -> torch
     return output.requires_grad_() if torch.is_grad_enabled() and output.is_leaf else output
 
 
-def private_steps(run: Any, private: Private, first: int) -> Generator[bool]:
-    """Take one step after the other from `first` on; whether a worker wants all to ask if a machine is leaving.
+def private_steps(private: Private, run: Run, first: int) -> Generator[Step]:
+    """Take one step after the other from `first` on.
 
     Ends early, and says so, when the reserved steps are used up: after failures that made too many be taken again.
     """
@@ -149,21 +152,18 @@ def private_steps(run: Any, private: Private, first: int) -> Generator[bool]:
                 return
 
 
-def private_step(run: Any, private: Private, step: int, work: PrivateWork) -> bool:
-    """One step over the units drawn; see the head of this file. Raises what the ledger raises, RunBusyError."""
+def private_step(run: Run, private: Private, step: int, work: PrivateWork) -> Step:
+    """One step over the units drawn; see the head of this file. Raises what the ledger raises, and RunBusyError."""
     began = time.perf_counter()
-    charged = private.pool.submit(_charge, private.reservation)
+    run.world.on_main(partial(_charge, private.reservation))
     stretch = _stretch(private.gradients.size, run.world)
     noise = private.pool.submit(private.noise.draw, len(stretch))
-    seed = run.draw_seed(step)
-    total, loss = clipped_sum(run, private, work, seed)
+    total, loss = clipped_sum(run, private, work, draw_seed(run, step))
     if private.test.moved is None and len(work.drawn):
         private.test.moved = _replay(run, private, work)
-    refused, lost, asked = run.world.sum(float(_failed(charged)), float(run.lease.lost), float(run.notice.is_due))
+    loss, lost, asked = run.world.sum(loss, float(run.lease.lost), float(run.notice.is_due))
     if lost:
         raise RunBusyError("another run has taken over the run directory", "this one ends without another write to it")
-    if refused:
-        run.world.agree(charged.exception())  # type: ignore[arg-type]
     _add_noise(private, total, stretch, noise)
     total /= private.plan.expected_batch
     run.engine.accumulate(dict(private.gradients.split(total)))
@@ -172,11 +172,20 @@ def private_step(run: Any, private: Private, step: int, work: PrivateWork) -> bo
     private.whole.update(run.engine.whole())
     private.test.saw_draw(work.drawn)
     private.taken += 1
-    run.report_private(step, units=len(work.drawn), loss=loss, rate=rate, norm=norm, seconds=time.perf_counter() - began)
-    return asked > 0
+    run.log.emit(
+        "step",
+        step=step + 1,
+        epoch=round(run.sampler.epoch(step + 1), 4),
+        learning_rate=rate,
+        units=len(work.drawn),
+        loss=round(loss / max(1, work.targets), 6),
+        grad_norm=round(norm, 6),
+        seconds=round(time.perf_counter() - began, 4),
+    )
+    return Step(tokens=0, ask=asked > 0)
 
 
-def clipped_sum(run: Any, private: Private, work: PrivateWork, seed: int) -> tuple[torch.Tensor, float]:
+def clipped_sum(run: Run, private: Private, work: PrivateWork, seed: int) -> tuple[torch.Tensor, float]:
     """This worker's share of the sum of clipped gradients (numbers,), and of the loss."""
     torch.manual_seed(seed)
     total, loss = torch.zeros(private.gradients.size, device=run.world.device), 0.0
@@ -203,17 +212,13 @@ def _charge(reservation: Reservation | None) -> None:
         reservation.charge(1)
 
 
-def _failed(charged: "Future[None]") -> bool:
-    return charged.exception() is not None
-
-
 def _stretch(size: int, world: World) -> range:
     """Of the sum's numbers, those to which this worker adds the noise."""
     each = math.ceil(size / world.size)
     return range(min(size, each * world.rank), min(size, each * (world.rank + 1)))
 
 
-def _replay(run: Any, private: Private, work: PrivateWork) -> float:
+def _replay(run: Run, private: Private, work: PrivateWork) -> float:
     """The step's sum with one unit's rows exchanged for nothing, and how far it moved, over the clipping norm. All ranks call it.
 
     The shapes stay, so that what other units contribute is computed by the same operations: what else moves, leaked.
@@ -245,7 +250,7 @@ def _pass_without(part: PrivatePass, place: int) -> PrivatePass:
     return PrivatePass(batch, [segment for segment in part.segments if segment.unit != place])
 
 
-def verdicts(run: Any, private: Private, charged: int) -> Verdicts:
+def verdicts(run: Run, private: Private, charged: int) -> Verdicts:
     """Of this start, brought together from all workers; `charged` counts on rank 0."""
     shares = run.world.gather(private.test.share())
     charged = run.world.on_main(lambda: charged)
@@ -257,7 +262,7 @@ def verdicts(run: Any, private: Private, charged: int) -> Verdicts:
 # Who computes what
 
 
-def _works(run: Any, private: Private) -> Generator[PrivateWork]:
+def _works(run: Run, private: Private) -> Generator[PrivateWork]:
     """This worker's share of step after step; while one is computed, a thread draws and makes the next."""
     with ThreadPoolExecutor(1, "batches") as ahead:
         upcoming = ahead.submit(step_work, run, private)
@@ -270,7 +275,7 @@ def _works(run: Any, private: Private) -> Generator[PrivateWork]:
             upcoming.cancel()
 
 
-def step_work(run: Any, private: Private) -> PrivateWork:
+def step_work(run: Run, private: Private) -> PrivateWork:
     """Draw a step's units and make this worker's passes; every worker gets as many, the short ones dummies."""
     drawn = private.sampler.draw()
     shares = _share(drawn, private.units, run.train.lengths, run.world.size)
@@ -280,7 +285,8 @@ def step_work(run: Any, private: Private) -> PrivateWork:
     dummies = most - sum(len(group.passes) for group in groups)
     if dummies and len(run.train):
         groups.append(Group([], [_dummy(run) for _ in range(dummies)]))
-    return PrivateWork(drawn, groups)
+    targets = sum(int(run.train.targets[private.units.records[unit]].sum()) for unit in drawn)
+    return PrivateWork(drawn, targets, groups)
 
 
 def _share(drawn: np.ndarray, units: Units, lengths: np.ndarray, workers: int) -> list[list[int]]:
@@ -295,7 +301,7 @@ def _share(drawn: np.ndarray, units: Units, lengths: np.ndarray, workers: int) -
     return shares
 
 
-def _plan_groups(share: Sequence[int], run: Any, private: Private) -> list[tuple[list[int], list[MicroBatch]]]:
+def _plan_groups(share: Sequence[int], run: Run, private: Private) -> list[tuple[list[int], list[MicroBatch]]]:
     """A worker's units in groups that may be open together, each with its passes: places in the list of the group's records."""
     plans = []
     for start in range(0, len(share), private.at_once):
@@ -312,13 +318,13 @@ def _plan_groups(share: Sequence[int], run: Any, private: Private) -> list[tuple
     return plans
 
 
-def _group(units: list[int], passes: list[MicroBatch], run: Any, private: Private) -> Group:
+def _group(units: list[int], passes: list[MicroBatch], run: Run, private: Private) -> Group:
     records = [(row, int(example)) for row, unit in enumerate(units) for example in private.units.records[unit]]
     weights = [1.0 / len(private.units.records[unit]) for unit in units]
     return Group(units, [_pass(run, micro, records, weights) for micro in passes])
 
 
-def _pass(run: Any, micro: MicroBatch, records: Sequence[tuple[int, int]], weights: Sequence[float]) -> PrivatePass:
+def _pass(run: Run, micro: MicroBatch, records: Sequence[tuple[int, int]], weights: Sequence[float]) -> PrivatePass:
     samples: Iterator[Sample] = iter(run.train.samples([records[number][1] for row in micro for number in row]))
     rows = [[next(samples) for _ in row] for row in micro]
     segments = []
@@ -332,11 +338,7 @@ def _pass(run: Any, micro: MicroBatch, records: Sequence[tuple[int, int]], weigh
     return PrivatePass(collate(rows, packed=run.packing, classify=run.classify, pad_id=run.pad_id), segments)
 
 
-def _dummy(run: Any) -> PrivatePass:
+def _dummy(run: Run) -> PrivatePass:
     """A pass that teaches nothing: it is there for the collective calls of the others."""
     sample = run.train.samples([int(np.argmin(run.train.lengths))])
     return PrivatePass(collate([sample], packed=run.packing, classify=run.classify, pad_id=run.pad_id, weight=0.0), [])
-
-
-def unit_digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()

@@ -41,8 +41,9 @@ class Display:
             self._on_choice(choice)
         data, parameters = event["data"], event["parameters"]
         labels = f", {data['labels']} labels" if data["labels"] else ""
+        rows = f"{data['train_rows']} rows to train on, {data['validation_rows']} held out" if data["train_rows"] else "private rows"
         self._console.print(
-            f"  {data['train_rows']} rows to train on, {data['validation_rows']} held out{labels}; "
+            f"  {rows}{labels}; "
             f"{event['method']}, {parameters['trainable']:,} of {parameters['total']:,} parameters; "
             f"{event['workers']} worker(s), ZeRO-{event['zero_stage']}"
         )
@@ -55,7 +56,10 @@ class Display:
             self._bar.start()
 
     def _on_step(self, event: dict[str, Any]) -> None:
-        facts = f"loss {event['loss']:.4f}  {event['tokens_per_second']:,.0f} tokens/s"
+        if "loss" in event:
+            facts = f"loss {event['loss']:.4f}  {event['tokens_per_second']:,.0f} tokens/s"
+        else:
+            facts = "charged to the ledger; losses are private"
         if event.get("mfu"):
             facts += f"  MFU {event['mfu']:.1%}"
         if self._bar is not None and self._task is not None:

@@ -148,8 +148,8 @@ def render_html(report: Mapping[str, Any]) -> str:
     )
 
 
-def write_model_card(folder: Path, report: Mapping[str, Any], *, base_model: str, library: Library) -> None:
-    """Write README.md, a Hugging Face model card, beside the weights.
+def write_model_card(folder: Path, report: Mapping[str, Any], *, base_model: str, library: Library, privacy: str | None = None) -> None:
+    """Write README.md, a Hugging Face model card, beside the weights; `privacy` is what a private run claims, in words.
 
     Of the machine it was made on it names files, not folders; `base_model` is written as given.
     Raises DataError, a ValueError, for an unknown library.
@@ -166,6 +166,7 @@ def write_model_card(folder: Path, report: Mapping[str, Any], *, base_model: str
         hyperparameters=[(name, _without_folder(value)) for name, value in _flat(report["hyperparameters"])],
         auto_class="AutoModelForSequenceClassification" if report["task"] == "classify" else "AutoModelForCausalLM",
         labels=report["metrics"].get("labels", []),
+        privacy=privacy,
     )
     write_atomically(folder / "README.md", text)
 

@@ -1,6 +1,7 @@
 """One training process from start to end: everything above the loop. Run by Ray Train on every worker, or by `python -m trainers`."""
 
 import contextlib
+import json
 import resource
 import shutil
 import sys
@@ -15,16 +16,20 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
+from privacy.errors import ConsortiumError
+from privacy.ledger import Reservation
+from privacy.statement import FILE, paragraph
 from trainers import checkpoint, flops, objectives
+from trainers import promise as promises
 from trainers.checkpoint import Progress
-from trainers.config import TrainConfig, read_config
+from trainers.config import TrainConfig, UnitColumn, read_config
 from trainers.cpu import fast_products
 from trainers.data import prepare
 from trainers.data.prepare import Prepared, Summary
 from trainers.data.sampler import Sampler
 from trainers.defaults import Choice, Hardware, Shape, apply, intervals, resolve
 from trainers.engine import Engine, gathered, sharded_loading
-from trainers.errors import CheckpointError, ConfigError, DataError, RunBusyError, TrainersError
+from trainers.errors import CheckpointError, ConfigError, DataError, RunBusyError
 from trainers.events import EventLog, Listener, trackers
 from trainers.footprint import measure
 from trainers.lease import Lease
@@ -32,7 +37,9 @@ from trainers.loop import Run, evaluate, fit
 from trainers.lora import fuse_updates
 from trainers.model import Loaded, add_adapters, decoder_blocks, load_base, load_tokenizer, save_trained, shape_of
 from trainers.notice import Notice
-from trainers.report import read_events, write_model_card, write_report
+from trainers.private import Units, begin, private_steps, verdicts
+from trainers.promise import Promise, steps_of
+from trainers.report import Library, read_events, write_model_card, write_report
 from trainers.schedule import learning_rate_schedule
 from trainers.storage import Store, publish
 from trainers.watchdog import watching
@@ -54,7 +61,7 @@ def train(
 
     `choices` are those the launcher has made, for the record. `leaving` says whether this worker's machine is about to be taken away; all
     workers ask at the same steps. All ranks call it. Rank 0 holds the lease and writes events, checkpoints,
-    the model and the report. Raises TrainersError for what trying again would not mend; the report then says why the run ended.
+    the model and the report. Raises ConsortiumError for what trying again would not mend; the report then says why the run ended.
     """
     quiet()
     world = World.from_environment()
@@ -66,10 +73,11 @@ def train(
     try:
         world.on_main(lambda: _fetch_events(run_dir, store))
         if world.is_main:
-            log = EventLog(run_dir / "events.jsonl", list(listeners))
+            private = run_dir / "private.jsonl" if config.privacy else None
+            log = EventLog(run_dir / "events.jsonl", list(listeners), private=private)
         world.on_main(lambda: log.listen(trackers(config.tracking, config, run_dir)))
         _train(config, run_dir, world, log, lease, list(choices), leaving, store)
-    except TrainersError as error:
+    except ConsortiumError as error:
         if world.is_main and not isinstance(error, RunBusyError):  # whoever holds the directory now writes it
             with contextlib.suppress(OSError):  # a full disk may be the very reason
                 _record_failure(run_dir, log, error)
@@ -91,7 +99,7 @@ def _fetch_events(run_dir: Path, store: Store | None) -> None:
         fetched.replace(events)
 
 
-def _record_failure(run_dir: Path, log: EventLog, error: TrainersError) -> None:
+def _record_failure(run_dir: Path, log: EventLog, error: ConsortiumError) -> None:
     step = max((event["step"] for event in read_events(run_dir / "events.jsonl") if event["event"] == "step"), default=0)
     log.emit("failure", step=step, error=type(error).__name__, message=error.message, hint=error.hint, exit_code=error.exit_code)
     write_report(run_dir)
@@ -110,15 +118,38 @@ def _train(
     tokenizer = load_tokenizer(config.model)
     shape = shape_of(config.model, config.task)
     config, chosen_here = decide(config, shape, world)
+    promise = world.on_main(lambda: promises.make_promise(config, run_dir)) if config.privacy else None
     summary, *data = _prepare_data(config, tokenizer, run_dir, world)
     run, loaded, chosen_with_model = build(config, shape, tokenizer, data, run_dir, world, log, lease)
     run.notice, run.store = Notice(leaving, world), store
     progress = _resume(run, run_dir, summary)
-    choices = [*choices, *chosen_here, *chosen_with_model]
+    choices = [*choices, *chosen_here, *chosen_with_model, *(promise.choices if promise else [])]
     log.emit("start", step=progress.step, steps=run.sampler.steps, **_start_facts(run, summary, shape, choices))
     with fast_products(longest=int(run.train.lengths.max())), watched(run):
-        fit(run, progress)
+        if promise is None:
+            fit(run, progress)
+        else:
+            _fit_private(run, loaded, promise, run_dir, progress)
         _finish(run, loaded, run_dir, progress)
+
+
+def _fit_private(run: Run, loaded: Loaded, promise: Promise, run_dir: Path, progress: Progress) -> None:
+    """Train as promised, and state it. Rank 0 alone has the ledger open."""
+    privacy, charged_before = run.config.privacy, 0
+    assert privacy is not None
+    most = privacy.unit.max_records if isinstance(privacy.unit, UnitColumn) else None
+    with contextlib.ExitStack() as stack:
+        reservation = _enter_on_main(stack, run.world, promise, run.config)
+        if reservation is not None:
+            charged_before = reservation.held.charged
+        units = Units.of(run.train, max_records=most)
+        private = begin(promise.plan, units, run.engine, loaded.base, run.world, reservation)
+        fit(run, progress, partial(private_steps, private))
+        charged = 0 if reservation is None else reservation.held.charged - charged_before
+        found = verdicts(run, private, charged)
+    run.world.on_main(
+        lambda: promises.close(promise, run.config, run_dir, steps=progress.step, secret=private.noise.secret, verdicts=found)
+    )
 
 
 def build(
@@ -139,13 +170,7 @@ def build(
     loaded = _load_model(config, tokenizer, data, world)
     engine = Engine(_objective(config, loaded), config, world)
     config, packing_choices = _decide_packing(config, engine, world)
-    sampler = Sampler(
-        len(train_data),
-        config.train.global_batch_size,
-        seed=config.train.seed,
-        epochs=config.train.epochs,
-        max_steps=config.train.max_steps,
-    )
+    sampler = _sampler(config, len(train_data))
     eval_every, save_every, interval_choices = intervals(config, sampler.steps, evaluates=len(validation) > 0)
     run = Run(
         config=config,
@@ -170,6 +195,21 @@ def build(
         notice=Notice(lambda: False, world),
     )
     return run, loaded, [*packing_choices, *interval_choices]
+
+
+def _enter_on_main(stack: contextlib.ExitStack, world: World, promise: Promise, config: TrainConfig) -> Reservation | None:
+    """The open reservation on rank 0, None elsewhere; a ledger that cannot be opened is everyone's error."""
+    opened: list[Reservation] = []
+    world.on_main(lambda: opened.append(stack.enter_context(promises.held(promise, config))))
+    return opened[0] if opened else None
+
+
+def _sampler(config: TrainConfig, examples: int) -> Sampler:
+    """Of a private run it counts steps and epochs, over the units declared; who takes part in a step is decided by secret coins."""
+    train, seed = config.train, config.train.seed
+    if config.privacy is not None:
+        return Sampler(config.privacy.units, train.global_batch_size, seed=seed, max_steps=steps_of(config))
+    return Sampler(examples, train.global_batch_size, seed=seed, epochs=train.epochs, max_steps=train.max_steps)
 
 
 def watched(run: Run) -> contextlib.AbstractContextManager[None]:
@@ -203,10 +243,19 @@ def _load_model(config: TrainConfig, tokenizer: PreTrainedTokenizerBase | None, 
         for part in data:
             part.number_classes_as([base.config.id2label[index] for index in range(base.config.num_labels)])
     module = add_adapters(base, config.method, config.task, quantized=config.model.quantization != "none")
-    if config.zero.stage != 3 and not config.train.compile:  # the compiler fuses by itself
+    if config.privacy is not None:
+        _to_float32(module)
+    elif config.zero.stage != 3 and not config.train.compile:  # the compiler fuses by itself
         fuse_updates(module)
     _prepare_blocks(config, base)
     return Loaded(module, base, tokenizer)
+
+
+def _to_float32(module: torch.nn.Module) -> None:
+    """What is trained, beside a base in another precision: a private gradient is summed and stepped in float32."""
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
 
 
 def _resume(run: Run, run_dir: Path, summary: Summary) -> Progress:
@@ -228,14 +277,14 @@ def _finish(run: Run, loaded: Loaded, run_dir: Path, progress: Progress) -> None
         else:
             run.log.emit("warning", step=progress.step, message=f"the checkpoint of step {progress.best_step}, the best, is not whole "
                          "any more: the last weights are taken")  # fmt: skip
-    metrics = evaluate(run, run.validation) if len(run.validation) else {}
+    metrics = evaluate(run, run.validation) if len(run.validation) and run.config.privacy is None else {}
     folder = run_dir / ("adapter" if loaded.is_adapter else "model")
     tensors = _whole_tensors(loaded, run.engine, run.world)
     run.world.on_main(lambda: _export(loaded, tensors, folder, run.train.labels))
     peak = max(run.world.gather(peak_memory(run.world)))
     if not run.world.is_main:
         return
-    speeds = [e for e in read_events(run_dir / "events.jsonl") if e["event"] == "step"]
+    speeds = [e for e in read_events(run_dir / "events.jsonl") if e["event"] == "step" and "tokens" in e]
     seconds, tokens = sum(e["seconds"] for e in speeds), sum(e["tokens"] for e in speeds)
     padded = sum(e["tokens"] / (1 - e["padding_share"]) for e in speeds)
     run.log.emit(
@@ -250,7 +299,11 @@ def _finish(run: Run, loaded: Loaded, run_dir: Path, progress: Progress) -> None
         output=str(folder),
     )
     report = write_report(run_dir)
-    write_model_card(folder, report, base_model=run.config.model.name, library="peft" if loaded.is_adapter else "transformers")
+    claim = paragraph(json.loads((run_dir / FILE).read_text())) if run.config.privacy else None
+    library: Library = "peft" if loaded.is_adapter else "transformers"
+    write_model_card(folder, report, base_model=run.config.model.name, library=library, privacy=claim)
+    if claim is not None:
+        shutil.copyfile(run_dir / FILE, folder / FILE)
     publish(run_dir, run.store, folder)
     shutil.rmtree(run_dir / "data", ignore_errors=True)  # tokens of the rows, of no further use
 
@@ -355,12 +408,19 @@ def _start_facts(run: Run, summary: Summary, shape: Shape, choices: list[Choice]
         "method": method,
         "device": device_name(world),
         "versions": versions(),
-        "data": {"train_rows": summary.train_rows, "validation_rows": summary.validation_rows, "files": summary.files,
-                 "labels": len(summary.labels), "truncated": summary.truncated, "bad_rows_skipped": summary.bad},
+        "data": _data_facts(summary, private=config.privacy is not None),
         "parameters": {"total": shape.parameters + trainable if config.method.type == "lora" else trainable, "trainable": trainable},
         "choices": [choice.as_dict() for choice in choices],
         "flops_formula": flops.FORMULAS[config.method.type],
     }  # fmt: skip
+
+
+def _data_facts(summary: Summary, *, private: bool) -> dict[str, Any]:
+    """Of a private run without how many rows there are and of what kind."""
+    counts = {"train_rows": summary.train_rows, "validation_rows": summary.validation_rows, "truncated": summary.truncated,
+              "bad_rows_skipped": summary.bad}  # fmt: skip
+    files = [file | {"rows": None} if private else file for file in summary.files]
+    return {**(dict.fromkeys(counts) if private else counts), "files": files, "labels": len(summary.labels)}
 
 
 def _flops_per_token(config: TrainConfig, shape: Shape, engine: Engine, data: Prepared) -> float:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from trainers.errors import TrainersError
+from privacy.errors import ConsortiumError
 
 T = TypeVar("T")
 
@@ -48,14 +48,14 @@ class World:
     def on_main(self, work: Callable[[], T]) -> T:
         """Do `work` on rank 0 while the others wait; its result, or its exception, is everyone's.
 
-        The others get an exception that is neither a TrainersError nor an OSError, and may not be picklable, as a RuntimeError.
+        The others get an exception that is neither a ConsortiumError nor an OSError, and may not be picklable, as a RuntimeError.
         """
         outcome: list[T | Exception | None] = [None]
         failure: Exception | None = None
         if self.is_main:
             try:
                 outcome[0] = work()
-            except (TrainersError, OSError) as error:
+            except (ConsortiumError, OSError) as error:
                 outcome[0] = failure = error
             except Exception as error:
                 outcome[0], failure = RuntimeError(f"rank 0 failed: {error!r}"), error
@@ -69,14 +69,14 @@ class World:
 
     def on_each_machine(self, work: Callable[[], object]) -> None:
         """Do `work` on the first worker of every machine while the others wait; the first failure is everyone's."""
-        failure: TrainersError | None = None
+        failure: ConsortiumError | None = None
         if self.local_rank == 0:
             try:
                 work()
-            except TrainersError as error:
+            except ConsortiumError as error:
                 failure = error
             except OSError as error:
-                failure = TrainersError(str(error))
+                failure = ConsortiumError(str(error))
         self.agree(failure)
 
     def sum(self, *values: float) -> list[float]:
@@ -93,7 +93,7 @@ class World:
             dist.all_gather_object(values, value)
         return values
 
-    def agree(self, error: TrainersError | None) -> None:
+    def agree(self, error: ConsortiumError | None) -> None:
         """Raise on every worker the first worker's error, so that none waits for one that has stopped."""
         for found in self.gather(error):
             if found is not None:

@@ -331,7 +331,7 @@ def test_the_card_gives_data_metrics_versions_and_limits(tmp_path: Path) -> None
     assert "| accuracy | 0.9000 | share of rows given the right label |" in card
     assert "| train.learning_rate | 0.0002 |" in card
     assert "| torch | 2.13.0 |" in card
-    assert "not privacy-protected, unless" in card
+    assert "not privacy-protected:" in card
 
 
 def test_the_card_names_no_folder_of_the_machine(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from trainers.data.formats import BadRow, Content, Row, in_validation, read_rows
 from trainers.data.masking import PLAIN_TEMPLATE, Encoded, encode
 from trainers.errors import DataError
 
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 _ROWS_TOGETHER = 256
 _BAD_ROWS_SHOWN = 20
 
@@ -43,6 +43,8 @@ class Prepared:
     rows: Any
     lengths: np.ndarray
     targets: np.ndarray
+    units: np.ndarray
+    """Whose each example is, as a number: of those with one value of `group_by`, else of each row for itself"""
     labels: list[str]
     files: list[str]
     labels_met: list[str]
@@ -126,12 +128,12 @@ def load(folder: Path) -> tuple[Prepared, Prepared]:
 
     summary = read_summary(folder)
     rows = Dataset.from_file(str(folder / "examples.arrow"))
-    side, lengths, targets = (rows.data.column(name).to_numpy() for name in ("side", "length", "targets"))
+    side, lengths, targets, units = (rows.data.column(name).to_numpy() for name in ("side", "length", "targets", "unit"))
     files = [file["path"] for file in summary.files]
 
     def part(wanted: int) -> Prepared:
         index = np.flatnonzero(side == wanted)
-        return Prepared(rows.select(index), lengths[index], targets[index], summary.labels, files, summary.labels_met)
+        return Prepared(rows.select(index), lengths[index], targets[index], units[index], summary.labels, files, summary.labels_met)
 
     return part(TRAIN), part(VALIDATION)
 
@@ -238,6 +240,7 @@ def _examples(
     progress: Callable[[int], None],
 ) -> Iterator[dict[str, Any]]:
     met: dict[str, int] = {}
+    numbers: dict[bytes, int] = {}
     for done, outcome in enumerate(outcomes(data, task, tokenizer, max_length=max_length), 1):
         summary.files[outcome.file]["rows"] += 1
         if outcome.problem:
@@ -245,26 +248,34 @@ def _examples(
             continue
         summary.train_rows += outcome.side == TRAIN
         summary.validation_rows += outcome.side == VALIDATION
+        unit = numbers.setdefault(_unit(data, outcome), len(numbers))
         for example in outcome.examples:
             summary.truncated += example.cut > 0
-            yield _record(example, task, met, file=outcome.file, line=outcome.row.line, side=outcome.side)
+            yield _record(example, task, met, unit=unit, file=outcome.file, line=outcome.row.line, side=outcome.side)
         if done % _ROWS_TOGETHER == 0:
             progress(done)
     summary.labels_met = list(met)
 
 
-def _record(example: Encoded, task: Task, met: dict[str, int], *, file: int, line: int, side: int) -> dict[str, Any]:
+def _unit(data: DataConfig, outcome: Outcome) -> bytes:
+    """Of `group_by`'s value where there is one, else the row's own; a digest, as there may be millions."""
+    values = outcome.row.values or {}
+    own = f"{outcome.file}:{outcome.row.line}" if data.group_by is None else str(values.get(data.group_by))
+    return hashlib.sha256(own.encode()).digest()
+
+
+def _record(example: Encoded, task: Task, met: dict[str, int], *, unit: int, file: int, line: int, side: int) -> dict[str, Any]:
     label = met.setdefault(example.label, len(met)) if task == "classify" else 0
     targets = 1 if task == "classify" else sum(example.learnt[1:])
     return {"ids": example.ids, "learnt": example.learnt, "length": len(example.ids), "targets": targets,
-            "label": label, "file": file, "line": line, "side": side}  # fmt: skip
+            "label": label, "unit": unit, "file": file, "line": line, "side": side}  # fmt: skip
 
 
 def _write(examples: Iterator[dict[str, Any]], path: Path) -> None:
     from datasets import Features, List, Value
     from datasets.arrow_writer import ArrowWriter
 
-    numbers = {name: Value("int32") for name in ("length", "targets", "label", "file", "line")}
+    numbers = {name: Value("int32") for name in ("length", "targets", "label", "unit", "file", "line")}
     features = Features({"ids": List(Value("int32")), "learnt": List(Value("bool")), **numbers, "side": Value("int8")})
     with ArrowWriter(path=str(path), features=features) as writer:
         for example in examples:

@@ -1,0 +1,201 @@
+"""Private runs: the step against one worker alone, the ledger, the statement, and what stays with the bank."""
+
+import json
+import math
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from privacy.errors import BudgetRefused, LedgerError
+from privacy.ledger import Ledger
+from privacy.noise import GaussianNoise
+from privacy.plan import batch_cap
+from privacy.sampling import UnitSampler
+from privacy.stream import Stream
+from tests import helpers
+from tests.trainers import plain
+from trainers.data.prepare import describe_file
+
+UNITS, BATCH, STEPS, RATE, DELTA = 40, 10, 6, 1e-2, 1e-3
+NOISE, CLIP, SEED = 0.7, 0.05, 7
+
+
+def _make_rows(folder: Path, *, customers: int = UNITS, each: int = 2) -> Path:
+    rows = [
+        {"prompt": f"customer {customer} asks {question}", "completion": f" answer {customer * question}", "customer": f"c{customer}"}
+        for question in range(each)
+        for customer in range(customers)
+    ]
+    return helpers.write_jsonl(folder / "rows.jsonl", rows)
+
+
+def _make_ledger(folder: Path, rows: Path, *, epsilon: float = 50.0) -> Path:
+    path = folder / "ledger.db"
+    with Ledger.create(path) as ledger:
+        ledger.grant("customers", epsilon, DELTA)
+        ledger.attach("customers", describe_file(rows)["sha256"], str(rows), UNITS)
+    return path
+
+
+def _make_run(folder: Path, model: Path, rows: Path, ledger: Path, **changes: Any) -> Path:
+    privacy = {"noise_multiplier": 1.0, "delta": DELTA, "clip_norm": 0.5, "unit": {"column": "customer", "max_records": 2}, "units": UNITS,
+               "ledger": ledger, "restarts": 1} | changes.pop("privacy", {})  # fmt: skip
+    train = {"max_steps": STEPS, "global_batch_size": BATCH, "learning_rate": RATE, "micro_batch_tokens": 128} | changes.pop("train", {})
+    blocks = {
+        "task": "sft",
+        "model": {"path": str(model), "dtype": "float32"},
+        "method": {"lora": {"rank": 4}},
+        "data": {"train": str(rows), "validation_fraction": 0.1, "max_length": 64},
+        "train": train,
+        "checkpoint": {"every": 2},
+        "tracking": {"tensorboard": False},
+        "privacy": privacy,
+    }
+    return helpers.make_run(folder, **blocks | changes)
+
+
+@pytest.fixture(scope="module")
+def finished(llama_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A private run on two workers, ZeRO-2."""
+    folder = tmp_path_factory.mktemp("private")
+    rows = _make_rows(folder)
+    run_dir = _make_run(folder / "runs" / "run", llama_dir, rows, _make_ledger(folder, rows), zero=2)
+    helpers.train(run_dir, workers=2)
+    return run_dir
+
+
+def test_a_run_ends_with_a_statement_whose_figures_are_the_ledgers(finished: Path) -> None:
+    statement = json.loads((finished / "dp_statement.json").read_text())
+
+    assert statement["private"] is True
+    assert statement["mechanism"]["steps_charged"] == statement["mechanism"]["steps_in_the_model"] == 6
+    assert statement["claim"]["unit"] == "customer"
+    assert set(statement["self_tests"].values()) == {True}
+    assert statement["claim"]["epsilon"] == pytest.approx(statement["history"]["population_charged_epsilon"], abs=0.01)
+    assert json.loads((finished / "adapter" / "dp_statement.json").read_text()) == statement
+    assert "Trained with differential privacy: epsilon" in (finished / "adapter" / "README.md").read_text()
+
+
+def test_losses_norms_and_batches_stay_in_a_file_of_the_banks_own(finished: Path) -> None:
+    private = [json.loads(line) for line in (finished / "private.jsonl").read_text().splitlines()]
+    steps = [event for event in private if event["event"] == "step"]
+    assert len(steps) == 6 and all({"loss", "grad_norm", "units", "seconds"} <= event.keys() for event in steps)
+    assert any(event["event"] == "eval" for event in private)
+    assert stat.S_IMODE((finished / "private.jsonl").stat().st_mode) == 0o600
+
+    for shown in (finished / "events.jsonl", finished / "report.json", finished / "adapter" / "README.md"):
+        text = shown.read_text()
+        assert not any(str(event["loss"]) in text for event in steps)
+        assert '"units": ' not in text or shown.name == "report.json"
+    assert all(event.keys() == {"time", "event", "step", "epoch", "learning_rate"} for event in helpers.events(finished, "step"))
+    assert json.loads((finished / "report.json").read_text())["train_loss"] == []
+
+
+def test_the_budget_that_was_not_used_is_given_back(finished: Path) -> None:
+    with Ledger.open(finished.parents[1] / "ledger.db") as ledger:
+        (held,) = ledger.status("customers").reservations
+
+    assert held.event.steps == 6 + 2  # one restart from a checkpoint every second step
+    assert held.closed and held.charged == 6
+
+
+def _train_seeded(run_dir: Path) -> dict[str, torch.Tensor]:
+    """A private run whose samples and noise come from a seed; the adapter it ends with."""
+    import trainers.private as private
+    from safetensors.torch import load_file
+
+    from trainers import worker
+
+    whole = worker.begin
+    worker.begin = lambda *arguments: whole(*arguments, seed=SEED)  # type: ignore[assignment]
+    try:
+        worker.train(run_dir, run_id="test")
+    finally:
+        worker.begin = private.begin
+    return load_file(run_dir / "adapter" / "adapter_model.safetensors")
+
+
+def _train_all_seeded(run_dirs: list[Path]) -> list[dict[str, torch.Tensor]]:
+    return [_train_seeded(run_dir) for run_dir in run_dirs]
+
+
+def _reference(llama: Path, rows: Path, *, workers: int) -> dict[str, torch.Tensor]:
+    """The same steps written plainly: one record at a time, ordinary layers, torch.optim."""
+    model = plain_model(llama)
+    examples = plain.read_examples(rows, llama)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), betas=(0.9, 0.999), weight_decay=0.0)
+    rate = plain.cosine(peak=RATE, steps=STEPS, warmup_steps=2)
+    size = sum(p.numel() for p in trained.values())
+    each = math.ceil(size / workers)
+    noises = [GaussianNoise(NOISE * CLIP, Stream(seed=SEED + 1 + rank)) for rank in range(workers)]
+    sampler = UnitSampler(UNITS, BATCH / UNITS, batch_cap(UNITS, BATCH), Stream(seed=SEED))
+    for step in range(STEPS):
+        total = torch.zeros(size)
+        for unit in sampler.draw():
+            records = [examples[unit + UNITS * question] for question in range(2)]
+            loss = sum(plain.summed_loss(model, record) / record.targets for record in records) / len(records)
+            gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(trained.values()))])
+            total += gradient * min(1.0, CLIP / float(gradient.norm()))
+        total += torch.cat([torch.from_numpy(n.draw(min(each, size - each * rank))) for rank, n in enumerate(noises)])
+        for p, g in zip(trained.values(), (total / BATCH).split([p.numel() for p in trained.values()]), strict=True):
+            p.grad = g.view(p.shape)
+        optimizer.param_groups[0]["lr"] = rate(step)
+        optimizer.step()
+    return {name.replace(".default", ""): p.detach() for name, p in trained.items()}
+
+
+def plain_model(llama: Path) -> Any:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(llama, dtype=torch.float32)
+    return get_peft_model(model, LoraConfig(r=4, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")).train()
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_every_stage_on_any_number_of_workers_takes_the_steps_of_the_reference(llama_dir: Path, tmp_path: Path, workers: int) -> None:
+    rows = _make_rows(tmp_path)
+    ledger = _make_ledger(tmp_path, rows, epsilon=1e3)
+    runs = [
+        _make_run(tmp_path / f"{workers}-{stage}", llama_dir, rows, ledger, zero=stage, privacy={"noise_multiplier": NOISE, "clip_norm": CLIP},
+                  train={"warmup": 2}, data={"train": str(rows), "validation_fraction": 0.0, "max_length": 64})
+        for stage in (1, 2, 3)
+    ]  # fmt: skip
+
+    adapters = helpers.run_distributed(_train_all_seeded, workers, runs)[0]
+
+    expected = _reference(llama_dir, rows, workers=workers)
+    for adapter in adapters:
+        assert adapter.keys() == expected.keys()
+        assert max(float((adapter[name] - expected[name]).abs().max()) for name in expected) <= 1e-4 * RATE * STEPS
+    statement = json.loads((runs[0] / "dp_statement.json").read_text())
+    assert statement["private"] is False and "NOT PRIVATE" in statement["mechanism"]["randomness"]
+
+
+def test_a_job_over_budget_is_refused_before_a_row_is_read(llama_dir: Path, tmp_path: Path) -> None:
+    rows = _make_rows(tmp_path)
+    run_dir = _make_run(tmp_path / "run", llama_dir, rows, _make_ledger(tmp_path, rows, epsilon=0.5))
+
+    output = helpers.train(run_dir, expect=3)
+
+    assert "error: the budget of customers (epsilon 0.5, delta 0.001) does not allow 8 steps" in output
+    assert not (run_dir / "data").exists()
+
+
+def test_a_changed_file_is_another_file(llama_dir: Path, tmp_path: Path) -> None:
+    rows = _make_rows(tmp_path)
+    ledger = _make_ledger(tmp_path, rows)
+    _make_rows(tmp_path, each=3)
+
+    output = helpers.train(_make_run(tmp_path / "run", llama_dir, rows, ledger), expect=2)
+
+    assert "attached to no population" in output and "consortium privacy ledger attach" in output
+
+
+def test_errors_of_the_ledger_have_their_exit_codes() -> None:
+    assert (BudgetRefused.exit_code, LedgerError.exit_code) == (3, 2)

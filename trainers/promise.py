@@ -1,0 +1,134 @@
+"""A private run's promise: made before a row is read, kept in the run directory, closed by a statement. Rank 0 does all of it."""
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from privacy.errors import LedgerError
+from privacy.filter import calibrate
+from privacy.ledger import Ledger, Reservation
+from privacy.plan import PrivacyPlan
+from privacy.selftest import Verdicts
+from privacy.statement import FILE, Run, make_statement
+from trainers.config import PrivacyConfig, TrainConfig, UnitColumn
+from trainers.data.prepare import describe_file
+from trainers.defaults import Choice, intervals
+
+_PROMISE = "privacy.json"
+
+
+@dataclass(frozen=True)
+class Promise:
+    plan: PrivacyPlan
+    reason: str
+    """Why the noise is what it is"""
+    population: str
+    ledger: str
+    """Its id"""
+    reservation: str
+
+    @property
+    def choices(self) -> list[Choice]:
+        steps = f"{self.plan.steps} steps and {self.plan.spare_steps} spare ones are reserved for {self.population}"
+        return [
+            Choice("privacy.noise_multiplier", self.plan.noise_multiplier, self.reason),
+            Choice("privacy.ledger", self.reservation, steps),
+        ]
+
+
+def steps_of(config: TrainConfig) -> int:
+    """Steps of a private job: epochs are over the units declared."""
+    assert config.privacy is not None
+    if config.train.max_steps is not None:
+        return config.train.max_steps
+    return math.ceil((config.train.epochs or 0) * config.privacy.units / config.train.global_batch_size)
+
+
+def make_promise(config: TrainConfig, run_dir: Path) -> Promise:
+    """The run's promise: the one it made when it first started, or a new one, its steps reserved in the ledger.
+
+    Raises LedgerError for files that no population has, BudgetRefused, PlanError, DataError.
+    """
+    assert config.privacy is not None
+    path = run_dir / _PROMISE
+    if path.exists():
+        return _read(path)
+    with Ledger.open(config.privacy.ledger) as ledger:
+        population = ledger.population_of([describe_file(file)["sha256"] for file in config.data.train])
+        plan, reason = _plan(config, config.privacy, ledger, population)
+        held = ledger.reserve(population, plan.event, config.name)
+        promise = Promise(plan, reason, population, ledger.id, held.id)
+        _write(path, promise)
+    return promise
+
+
+def _plan(config: TrainConfig, privacy: PrivacyConfig, ledger: Ledger, population: str) -> tuple[PrivacyPlan, str]:
+    """Calibrated on all steps that are reserved, spare ones included."""
+    steps = steps_of(config)
+    _, save_every, _ = intervals(config, steps, evaluates=True)
+
+    def plan(noise: float) -> PrivacyPlan:
+        batch, spare = config.train.global_batch_size, privacy.restarts * min(save_every, steps)
+        return PrivacyPlan(privacy.units, batch, steps, spare, privacy.clip_norm, noise, privacy.delta)
+
+    if privacy.noise_multiplier is not None:
+        return plan(privacy.noise_multiplier), "as the job says"
+    assert privacy.epsilon is not None
+    noise, reason = calibrate(privacy.epsilon, lambda noise: plan(noise).event, privacy.delta, ledger.filter(population))
+    return plan(noise), f"for epsilon {privacy.epsilon:g}: {reason}"
+
+
+@contextlib.contextmanager
+def held(promise: Promise, config: TrainConfig) -> Iterator[Reservation]:
+    """The promise's reservation, in its ledger. Raises LedgerError where it is another ledger than the promise was made in."""
+    assert config.privacy is not None
+    with Ledger.open(config.privacy.ledger) as ledger:
+        if ledger.id != promise.ledger:
+            raise LedgerError(f"{config.privacy.ledger} is another ledger than the one this run has its budget from",
+                              "put the first one back; steps that were charged there cannot be charged here")  # fmt: skip
+        yield ledger.reservation(promise.reservation)
+
+
+def close(promise: Promise, config: TrainConfig, run_dir: Path, *, steps: int, secret: bool, verdicts: Verdicts) -> None:
+    """Write the statement and give back what was not used. Raises PromiseBroken where there is nothing to state."""
+    privacy = config.privacy
+    assert privacy is not None
+    with Ledger.open(privacy.ledger) as ledger:
+        reservation = ledger.reservation(promise.reservation)
+        taken = reservation.held
+        column = privacy.unit if isinstance(privacy.unit, UnitColumn) else None
+        run = Run(
+            name=config.name,
+            unit="record" if column is None else column.column,
+            max_records=None if column is None else column.max_records,
+            steps_taken=steps,
+            secret=secret,
+            canaries=0,
+            trained=("LoRA adapters", *(["classification head"] if config.task == "classify" else [])),
+            base_model=config.model.name,
+        )
+        charged = promise.plan.event.times(taken.charged)
+        statement = make_statement(promise.plan, run, charged, verdicts, ledger.status(promise.population), promise.ledger)
+        reservation.close()
+    text = json.dumps(statement, indent=1, ensure_ascii=False, allow_nan=False)
+    temporary = run_dir / f".{FILE}"
+    temporary.write_text(text + "\n")
+    temporary.rename(run_dir / FILE)
+
+
+def _read(path: Path) -> Promise:
+    values = json.loads(path.read_text())
+    return Promise(**values | {"plan": PrivacyPlan(**values["plan"])})
+
+
+def _write(path: Path, promise: Promise) -> None:
+    temporary = path.with_suffix(".tmp")
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
+        json.dump(asdict(promise), stream, indent=1)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.rename(path)
