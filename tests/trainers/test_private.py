@@ -104,9 +104,9 @@ def test_the_budget_that_was_not_used_is_given_back(finished: Path) -> None:
 
 def _train_seeded(run_dir: Path) -> dict[str, torch.Tensor]:
     """A private run whose samples and noise come from a seed; the adapter it ends with."""
-    import trainers.private as private
     from safetensors.torch import load_file
 
+    import trainers.private as private
     from trainers import worker
 
     whole = worker.begin
@@ -162,8 +162,8 @@ def test_every_stage_on_any_number_of_workers_takes_the_steps_of_the_reference(l
     rows = _make_rows(tmp_path)
     ledger = _make_ledger(tmp_path, rows, epsilon=1e3)
     runs = [
-        _make_run(tmp_path / f"{workers}-{stage}", llama_dir, rows, ledger, zero=stage, privacy={"noise_multiplier": NOISE, "clip_norm": CLIP},
-                  train={"warmup": 2}, data={"train": str(rows), "validation_fraction": 0.0, "max_length": 64})
+        _make_run(tmp_path / f"{workers}-{stage}", llama_dir, rows, ledger, zero=stage,
+                  privacy={"noise_multiplier": NOISE, "clip_norm": CLIP}, train={"warmup": 2}, data={"train": str(rows), "validation_fraction": 0.0, "max_length": 64})
         for stage in (1, 2, 3)
     ]  # fmt: skip
 
