@@ -1,5 +1,6 @@
 """`consortium init DIR`: a commented job file, with data to try it on."""
 
+import json
 import shlex
 from pathlib import Path
 
@@ -65,15 +66,47 @@ output: runs
 """
 
 
-def write_starter(folder: Path) -> None:
+PRIVATE = """\
+
+# Differential privacy for customers: what is learnt hardly depends on any one of them. Before the first run, the compliance officer:
+#   consortium privacy ledger create --ledger {folder}/ledger.db
+#   consortium privacy ledger grant customers --epsilon 8 --delta {delta:g} --ledger {folder}/ledger.db
+#   consortium privacy ledger attach customers {folder}/tickets_train.jsonl --units {units} --ledger {folder}/ledger.db
+privacy:
+  epsilon: 4                       # of this run; half of the budget, so that there is a second one. Above 8 little is promised
+  # noise_multiplier: 1.0          # instead of epsilon
+  delta: {delta:g}                     # {reason}
+  clip_norm: 0.1                   # most that a customer's gradient may measure; adapters' gradients are small
+  unit: {{column: customer_id, max_records: 8}}   # or record: then a customer with 8 records has about 8 times the epsilon
+  units: {units}                      # customers there are at most, declared and public
+  ledger: ledger.db                # on a disk of the machine that runs rank 0
+  # restarts: 3                    # failures whose repeated steps are paid for beforehand
+"""
+_NOT_IN_PRIVATE = ("  # max_grad_norm", "  # early_stopping", "  # add_tokens", "# checkpoint:")
+
+
+def write_starter(folder: Path, *, private: bool = False) -> None:
     """Write job.yaml and sample data to a new or empty directory. Raises ConfigError."""
     job = folder / "job.yaml"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise ConfigError(f"{folder} is not empty", "name a new directory: nothing of yours is to be written over")
-        write_demo_data(folder, tickets=600, documents=100)
-        job.write_text(STARTER.format(folder=shlex.quote(str(folder))))
+        data = write_demo_data(folder, tickets=600, documents=100)
+        text = STARTER.format(folder=shlex.quote(str(folder)))
+        job.write_text(_private(text, data.tickets_train, shlex.quote(str(folder))) if private else text)
     except OSError as error:
         raise ConfigError(f"{folder}: {error.strerror or error}", "name a directory you may write to") from error
     console.print(f"  {job}  and sample data beside it. Set model.path, then: consortium train {shlex.quote(str(job))}")
+
+
+def _private(text: str, rows: Path, folder: str) -> str:
+    """The starter with a privacy block, without what a private run refuses; a batch of customers that is large for the noise's sake."""
+    from privacy.planner import suggest_delta
+
+    units = len({json.loads(line)["customer_id"] for line in rows.open()})
+    delta, reason = suggest_delta(units, None)
+    kept = "".join(line for line in text.splitlines(keepends=True) if not line.startswith(_NOT_IN_PRIVATE))
+    kept = kept.replace("32            # examples a step,", "64            # customers a step, expected,")
+    kept = kept.replace("epochs: 3 ", "epochs: 8 ")
+    return kept + PRIVATE.format(units=units, delta=delta, reason=reason, folder=folder)

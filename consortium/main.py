@@ -41,11 +41,14 @@ def demo(output: Annotated[Path, typer.Option(help="Where data, model and runs g
 
 
 @app.command()
-def init(folder: Annotated[Path, typer.Argument(help="New directory.", metavar="DIR")]) -> None:
+def init(
+    folder: Annotated[Path, typer.Argument(help="New directory.", metavar="DIR")],
+    private: Annotated[bool, typer.Option("--private", help="For differentially private training.")] = False,
+) -> None:
     """Write a commented job file with sample data."""
     from consortium.init import write_starter
 
-    write_starter(folder)
+    write_starter(folder, private=private)
 
 
 @app.command()
@@ -322,6 +325,19 @@ def privacy_plan(
 
     plan_privacy(units, batch, epsilon=epsilon, noise=noise, delta=delta, epochs=epochs, steps=steps, spare_steps=spare_steps,
                  ledger=ledger, population=population, as_json=json_)  # fmt: skip
+
+
+@privacy_app.command("audit")
+def privacy_audit(
+    run: RunDir,
+    twin: Annotated[bool, typer.Option("--twin", help="Attack the same job trained without privacy too: has the attack power?")] = False,
+    json_: Json = False,
+) -> None:
+    """Attack a finished private run by its canaries: a lower bound on the epsilon it really has."""
+    _demand(run, "a run directory: OUTPUT/NAME of a job")
+    from consortium.audit import audit_run
+
+    audit_run(run, twin=twin, as_json=json_)
 
 
 @ledger_app.command("create")

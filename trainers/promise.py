@@ -4,10 +4,11 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from privacy.canaries import Kind, Planting, new_planting, read_planting, write_planting
 from privacy.errors import LedgerError
 from privacy.filter import calibrate
 from privacy.ledger import Ledger, Reservation
@@ -82,6 +83,15 @@ def _plan(config: TrainConfig, privacy: PrivacyConfig, ledger: Ledger, populatio
     return plan(noise), f"for epsilon {privacy.epsilon:g}: {reason}"
 
 
+def plant_canaries(config: TrainConfig, run_dir: Path, labels: Sequence[str]) -> Planting | None:
+    """The run's canaries, their coins tossed when it first starts; None for a run without. Raises AuditError."""
+    found = read_planting(run_dir)
+    if found is None and config.privacy is not None and config.privacy.audit is not None:
+        found = new_planting(config.privacy.audit.canaries, Kind.ACCOUNT, labels if config.task == "classify" else ())
+        write_planting(found, run_dir)
+    return found
+
+
 @contextlib.contextmanager
 def held(promise: Promise, config: TrainConfig) -> Iterator[Reservation]:
     """The promise's reservation, in its ledger. Raises LedgerError where it is another ledger than the promise was made in."""
@@ -107,7 +117,7 @@ def close(promise: Promise, config: TrainConfig, run_dir: Path, *, steps: int, s
             max_records=None if column is None else column.max_records,
             steps_taken=steps,
             secret=secret,
-            canaries=0,
+            canaries=privacy.audit.canaries if privacy.audit else 0,
             trained=("LoRA adapters", *(["classification head"] if config.task == "classify" else [])),
             base_model=config.model.name,
         )

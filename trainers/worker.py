@@ -25,6 +25,7 @@ from trainers.checkpoint import Progress
 from trainers.config import TrainConfig, UnitColumn, read_config
 from trainers.cpu import fast_products
 from trainers.data import prepare
+from trainers.data.planted import plant
 from trainers.data.prepare import Prepared, Summary
 from trainers.data.sampler import Sampler
 from trainers.defaults import Choice, Hardware, Shape, apply, intervals, resolve
@@ -120,6 +121,10 @@ def _train(
     config, chosen_here = decide(config, shape, world)
     promise = world.on_main(lambda: promises.make_promise(config, run_dir)) if config.privacy else None
     summary, *data = _prepare_data(config, tokenizer, run_dir, world)
+    planting = world.on_main(lambda: promises.plant_canaries(config, run_dir, summary.labels))
+    if planting is not None:
+        assert isinstance(config.data.max_length, int)
+        data[0] = plant(data[0], planting.planted(), config.task, tokenizer, max_length=config.data.max_length)
     run, loaded, chosen_with_model = build(config, shape, tokenizer, data, run_dir, world, log, lease)
     run.notice, run.store = Notice(leaving, world), store
     progress = _resume(run, run_dir, summary)

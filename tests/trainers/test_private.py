@@ -44,7 +44,7 @@ def _make_run(folder: Path, model: Path, rows: Path, ledger: Path, **changes: An
     privacy = {"noise_multiplier": 1.0, "delta": DELTA, "clip_norm": 0.5, "unit": {"column": "customer", "max_records": 2}, "units": UNITS,
                "ledger": ledger, "restarts": 1} | changes.pop("privacy", {})  # fmt: skip
     train = {"max_steps": STEPS, "global_batch_size": BATCH, "learning_rate": RATE, "micro_batch_tokens": 128} | changes.pop("train", {})
-    blocks = {
+    blocks: dict[str, Any] = {
         "task": "sft",
         "model": {"path": str(model), "dtype": "float32"},
         "method": {"lora": {"rank": 4}},
@@ -161,11 +161,12 @@ def plain_model(llama: Path) -> Any:
 def test_every_stage_on_any_number_of_workers_takes_the_steps_of_the_reference(llama_dir: Path, tmp_path: Path, workers: int) -> None:
     rows = _make_rows(tmp_path)
     ledger = _make_ledger(tmp_path, rows, epsilon=1e3)
-    runs = [
-        _make_run(tmp_path / f"{workers}-{stage}", llama_dir, rows, ledger, zero=stage,
-                  privacy={"noise_multiplier": NOISE, "clip_norm": CLIP}, train={"warmup": 2}, data={"train": str(rows), "validation_fraction": 0.0, "max_length": 64})
-        for stage in (1, 2, 3)
-    ]  # fmt: skip
+    changes = {
+        "privacy": {"noise_multiplier": NOISE, "clip_norm": CLIP},
+        "train": {"warmup": 2},
+        "data": {"train": str(rows), "validation_fraction": 0.0, "max_length": 64},
+    }
+    runs = [_make_run(tmp_path / f"{workers}-{stage}", llama_dir, rows, ledger, zero=stage, **changes) for stage in (1, 2, 3)]
 
     adapters = helpers.run_distributed(_train_all_seeded, workers, runs)[0]
 
