@@ -88,8 +88,8 @@ def _show(results: list[dict[str, Any]]) -> None:
         if runs:
             accuracies = [run["accuracy"] for run in runs]
             noise, steps = runs[0].get("noise_multiplier"), runs[0].get("steps")
-            print(f"{epsilon or 'none':>8}  {len(runs):>4}  {statistics.mean(accuracies):>12.1%}   {max(accuracies) - min(accuracies):>6.1%}"
-                  f"  {noise or '':>6}  {steps or '':>5}")  # fmt: skip
+            accuracy, spread = statistics.mean(accuracies), max(accuracies) - min(accuracies)
+            print(f"{epsilon or 'none':>8}  {len(runs):>4}  {accuracy:>12.1%}   {spread:>6.1%}  {noise or '':>6}  {steps or '':>5}")
 
 
 def main() -> int:
