@@ -258,7 +258,7 @@ def _forward_adapted(layer: Any, adapted: _AdaptedLayer, usual: Any, x: torch.Te
         return usual(x, *args, **options)
     y = layer.base_layer(x, *args, **options)
     y = y.clone() if y._is_view() else y  # bitsandbytes' 8-bit layers, whose output must not be written to
-    return _Update.apply(y, layer.lora_dropout[_ADAPTER](x), adapted)
+    return _Update.apply(y, layer.lora_dropout[_ADAPTER](x), adapted)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _capture_head(layer: Any, names: Mapping[int, str], units: UnitGradients, whole: Mapping[str, torch.Tensor]) -> set[str]:
@@ -268,7 +268,7 @@ def _capture_head(layer: Any, names: Mapping[int, str], units: UnitGradients, wh
     return {head.weight} | ({bias} if bias else set())
 
 
-def _capture_norm(layer: nn.LayerNorm, names: Mapping[int, str], units: UnitGradients, whole: Mapping[str, torch.Tensor]) -> set[str]:
+def _capture_norm(layer: Any, names: Mapping[int, str], units: UnitGradients, whole: Mapping[str, torch.Tensor]) -> set[str]:
     bias = None if layer.bias is None else names[id(layer.bias)]
     norm = _HeadNorm(units, whole, names[id(layer.weight)], bias, layer.eps)
     layer.forward = lambda x: _Norm.apply(x, norm)

@@ -259,6 +259,8 @@ class TrainConfig(Part):
     zero: Annotated[ZeroConfig, BeforeValidator(_expand_zero)] = ZeroConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
+    privacy: PrivacyConfig | None = None
+    """Differentially private training; without it training is ordinary."""
     output: Url | Path = Field(Path("runs"), description="a folder, or a URL", union_mode="left_to_right")
     """Folder in which the run directory `output/name` is made; or a URL (fsspec: s3://, gs://, ...), to which checkpoints, events and
     results are copied from a folder of this machine.
@@ -272,7 +274,9 @@ class TrainConfig(Part):
             return values
         unit = values["privacy"].get("unit")
         group = unit.get("column") if isinstance(unit, Mapping) else None
-        defaults = {"train": {"max_grad_norm": 0.0}, "checkpoint": {"best_by": None}, "data": {"group_by": group} if group else {}}
+        defaults: dict[str, dict[str, Any]] = {
+            "train": {"max_grad_norm": 0.0}, "checkpoint": {"best_by": None}, "data": {"group_by": group} if group else {}
+        }  # fmt: skip
         blocks = {name: values.get(name) or {} for name in defaults}
         if isinstance(blocks["data"], (str, Path)):
             blocks["data"] = {"train": blocks["data"]}

@@ -26,15 +26,28 @@ class Listener(Protocol):
     def close(self) -> None: ...
 
 
-class EventLog:
-    """The run's event file, appended to line by line, and those who listen. Rank 0 has one; the others a silent one (`path` None)."""
+PUBLIC: dict[str, tuple[str, ...] | None] = {
+    "start": None,
+    "step": ("step", "epoch", "learning_rate"),
+    "checkpoint": ("step", "bytes"),
+    "warning": None,
+    "failure": None,
+    "end": ("step", "status", "peak_memory_bytes", "output"),
+}
+"""What of a private run's events others than the bank's own engineer may see, all of an event where there is None: no loss, no norm, no
+size of a batch nor the seconds it took, and no evaluation. The noise covers none of these."""
 
-    def __init__(self, path: Path | None, listeners: list[Listener] | None = None) -> None:
-        self._file = None
+
+class EventLog:
+    """The run's event file, appended to line by line, and those who listen. Rank 0 has one; the others a silent one (`path` None).
+
+    With `private`, whole events go to that file alone, and the others get what is PUBLIC of them.
+    """
+
+    def __init__(self, path: Path | None, listeners: list[Listener] | None = None, *, private: Path | None = None) -> None:
         self._listeners = list(listeners or [])
-        if path is not None:
-            _drop_torn_line(path)
-            self._file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a", buffering=1)
+        self._file = None if path is None else _append_to(path)
+        self._private = None if private is None else _append_to(private)
 
     def listen(self, listeners: list[Listener]) -> None:
         """More of those who are told of every event from now on."""
@@ -42,6 +55,12 @@ class EventLog:
 
     def emit(self, event: str, **fields: Any) -> None:
         record = {"time": round(time.time(), 3), "event": event, **_json_safe(fields)}
+        if self._private is not None:
+            self._private.write(json.dumps(record) + "\n")
+            if event not in PUBLIC:
+                return
+            shown = PUBLIC[event]
+            record = record if shown is None else {name: record[name] for name in ("time", "event", *shown) if name in record}
         if self._file is not None:
             self._file.write(json.dumps(record) + "\n")
         for listener in list(self._listeners):

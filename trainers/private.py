@@ -303,14 +303,15 @@ def _share(drawn: np.ndarray, units: Units, lengths: np.ndarray, workers: int) -
 
 def _plan_groups(share: Sequence[int], run: Run, private: Private) -> list[tuple[list[int], list[MicroBatch]]]:
     """A worker's units in groups that may be open together, each with its passes: places in the list of the group's records."""
-    plans = []
+    plans, tokens = [], run.config.train.micro_batch_tokens
+    assert isinstance(tokens, int)
     for start in range(0, len(share), private.at_once):
         units = list(share[start : start + private.at_once])
         records = np.concatenate([private.units.records[unit] for unit in units])
         placement = place(
             run.train.lengths[records],
             workers=1,
-            micro_batch_tokens=run.config.train.micro_batch_tokens,
+            micro_batch_tokens=tokens,
             packing=run.packing,
             hidden_size=run.attention_width,
         )

@@ -32,7 +32,7 @@ def _make_rows(folder: Path, *, customers: int = UNITS, each: int = 2) -> Path:
     return helpers.write_jsonl(folder / "rows.jsonl", rows)
 
 
-def _make_ledger(folder: Path, rows: Path, *, epsilon: float = 50.0) -> Path:
+def _make_ledger(folder: Path, rows: Path, *, epsilon: float = 20.0) -> Path:
     path = folder / "ledger.db"
     with Ledger.create(path) as ledger:
         ledger.grant("customers", epsilon, DELTA)
@@ -160,7 +160,7 @@ def plain_model(llama: Path) -> Any:
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_every_stage_on_any_number_of_workers_takes_the_steps_of_the_reference(llama_dir: Path, tmp_path: Path, workers: int) -> None:
     rows = _make_rows(tmp_path)
-    ledger = _make_ledger(tmp_path, rows, epsilon=1e3)
+    ledger = _make_ledger(tmp_path, rows, epsilon=30.0)
     changes = {
         "privacy": {"noise_multiplier": NOISE, "clip_norm": CLIP},
         "train": {"warmup": 2},
