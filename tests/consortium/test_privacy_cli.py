@@ -74,7 +74,7 @@ def test_the_plan_shows_each_batch_and_what_the_ledger_says(tmp_path: Path, caps
     printed = capsys.readouterr().out
     assert "100,000 units, delta 1e-06 (the delta granted to retail)" in printed
     verdicts = {int(words[0]): words[6] for line in printed.splitlines() if (words := line.split()) and words[0].isdigit()}
-    assert verdicts == {128: "admitted", 256: "admitted", 512: "refused", 1024: "refused", 2048: "refused"}
+    assert verdicts == {128: "admitted", 256: "refused", 512: "refused", 1024: "refused", 2048: "refused"}
     assert "512: the budget of retail (epsilon 4, delta 1e-06) does not allow 585 steps" in printed and "admitted: " in printed
 
 
