@@ -1,4 +1,4 @@
-"""A benchmark: one job over a grid of methods, ZeRO stages, lengths and numbers of workers. The grid, running a point, what is made of it.
+"""A benchmark: one job over a grid of methods, ZeRO stages, lengths and numbers of workers. The grid, running a point, comparing two.
 
 Weak scaling: every worker computes the same number of tokens a step, whatever their number. Each point runs in worker processes of its
 own, so that its peak of memory is its own, through the same launch as training.
@@ -8,17 +8,19 @@ import json
 import shutil
 import subprocess
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import ray
+from pydantic import BaseModel, ValidationError
 
 from cluster.errors import ClusterTooSmall
 from cluster.job import JobSpec, check_paths, load_job, read_values, write_job
 from cluster.launch import check_shared, connected, place_workers, run_workers
+from cluster.speed import COMMUNICATION
 from trainers.config import LoraMethod, validate
 from trainers.errors import ConfigError
 from trainers.report import write_atomically
@@ -35,8 +37,10 @@ FORMULAS = {
     "data": "share of a step spent waiting for its batch",
     "memory": "peak of one worker: allocated on the GPU, or resident of the process on a CPU",
     "cost": "price of a worker for an hour × workers / tokens an hour, for a million tokens",
-    "projected": "computing takes as long as on the most workers measured, communication as a ring all-reduce: (n - 1) / n; "
-    "memory is a + b / n through the fewest and the most workers measured. Not measured, and blind to a slower network between machines",
+    "projected": "from the most workers measured, by the models of `consortium plan`: the times of computing and of communication grow "
+    "as theirs do, and so does memory. Assumed are "
+    + "; ".join(COMMUNICATION)
+    + ". Of a device whose links are not known the link is what the measured communication makes it, between machines as within one",
 }
 
 
@@ -66,7 +70,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Record:
-    """What became of a point: measured, failed for a reason, or projected. Speeds are tokens a second, times seconds, shares of a step."""
+    """What became of a point: measured, failed for a reason, or projected, with a reason where it cannot be.
+
+    Speeds are tokens a second, times seconds, shares of a step.
+    """
 
     point: Point
     status: Literal["measured", "failed", "projected"]
@@ -84,7 +91,7 @@ class Record:
     peak_memory_bytes: int | None = None
     cost_per_million_tokens: float | None = None
     found: dict[str, Any] | None = None
-    """All that the workers reported"""
+    """All that the workers reported; of a projection, what it has in common with what is measured"""
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self.point), **{f.name: getattr(self, f.name) for f in fields(self) if f.name != "point"}}
@@ -217,71 +224,10 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[below] + (place - below) * (ordered[above] - ordered[below])
 
 
-def complete(records: Sequence[Record], *, projected: Sequence[int] = (), price: float | None = None) -> list[Record]:
-    """The records with efficiencies, projections to these numbers of workers, and costs at a price of a worker for an hour."""
-    done = []
-    for series in dict.fromkeys(record.point.series for record in records):
-        mine = [record for record in records if record.point.series == series]
-        measured = [record for record in mine if record.status == "measured"]
-        mine += [project(measured, workers) for workers in projected if measured and workers > measured[-1].point.workers]
-        done += [_with_efficiency(record, measured) for record in mine]
-    return [_with_cost(record, price) for record in done]
-
-
-def _with_efficiency(record: Record, measured: Sequence[Record]) -> Record:
-    each = record.tokens_per_second_per_worker
-    if each is None:
-        return record
-    return replace(record, efficiency=each / (measured[0].tokens_per_second_per_worker or each))
-
-
-def _with_cost(record: Record, price: float | None) -> Record:
-    if price is None or record.tokens_per_second is None:
-        return record
-    return replace(record, cost_per_million_tokens=1e6 * price * record.point.workers / (3600 * record.tokens_per_second))
-
-
-def project(measured: Sequence[Record], workers: int) -> Record:
-    """What more workers may do, by FORMULAS["projected"]; `measured` are of one series, fewest workers first."""
-    first, last = measured[0], measured[-1]
-    point = replace(last.point, workers=workers)
-    if last.point.workers < 2:
-        return Record(point, "failed", "nothing to project from: communication shows with two workers or more")
-    assert last.tokens_per_step and last.tokens_per_second and last.communication_share is not None
-    seconds = last.tokens_per_step / last.tokens_per_second
-    grown = _ring(workers) / _ring(last.point.workers)
-    seconds *= 1 - last.communication_share + last.communication_share * grown
-    tokens = last.tokens_per_step // last.point.workers * workers
-    speed, each = tokens / seconds, tokens / seconds / workers
-    return Record(
-        point,
-        "projected",
-        tokens_per_second=speed,
-        tokens_per_second_per_worker=each,
-        tokens_per_step=tokens,
-        flops_per_token=last.flops_per_token,
-        mfu=last.mfu * each / last.tokens_per_second_per_worker if last.mfu and last.tokens_per_second_per_worker else None,
-        communication_share=last.communication_share * grown / (1 - last.communication_share + last.communication_share * grown),
-        peak_memory_bytes=_project_memory(first, last, workers),
-    )
-
-
-def _ring(workers: int) -> float:
-    """What each worker sends in a ring all-reduce, beside the limit for many workers (Patarasuk & Yuan 2009)."""
-    return (workers - 1) / workers
-
-
-def _project_memory(first: Record, last: Record, workers: int) -> int | None:
-    if first is last or first.peak_memory_bytes is None or last.peak_memory_bytes is None:
-        return None
-    few, many = first.point.workers, last.point.workers
-    sharded = (first.peak_memory_bytes - last.peak_memory_bytes) / (1 / few - 1 / many)
-    return round(last.peak_memory_bytes + sharded * (1 / workers - 1 / many))
-
-
 def summarise(job: JobSpec, records: Sequence[Record], *, steps: int, price: float | None, finished: bool) -> dict[str, Any]:
     """All of a benchmark as plain JSON-able values."""
-    found: dict[str, Any] = next((record.found for record in records if record.found), {})
+    measured = [record for record in records if record.status == "measured"]
+    found: dict[str, Any] = next((record.found for record in measured if record.found), {})
     return {
         "schema": SCHEMA,
         "name": job.name,
@@ -295,7 +241,8 @@ def summarise(job: JobSpec, records: Sequence[Record], *, steps: int, price: flo
         "device": found.get("device"),
         "versions": found.get("versions"),
         "revision": _revision(),
-        "formulas": FORMULAS | {f"FLOPs, {r.point.method}": r.found["flops_formula"] for r in records if r.found},
+        "formulas": FORMULAS
+        | {f"FLOPs, {r.point.method}": r.found["flops_formula"] for r in records if r.status == "measured" and r.found},
         "points": [record.as_dict() for record in records],
     }
 
@@ -323,12 +270,38 @@ def read_results(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}", hint) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not JSON", hint) from error
     if not isinstance(found, dict) or found.get("schema") != SCHEMA:
         got = found.get("schema") if isinstance(found, dict) else type(found).__name__
         raise ConfigError(f"{path}: expected a benchmark of schema {SCHEMA}, got {got}", hint)
+    try:
+        _Compared.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}", hint) from error
     return found
+
+
+class _ComparedPoint(BaseModel):
+    """What `compare` reads of a point."""
+
+    method: Method
+    stage: int | str
+    length: int | str
+    workers: int
+    status: Literal["measured", "failed", "projected"]
+    tokens_per_second: float | None
+    peak_memory_bytes: int | None
+
+
+class _Compared(BaseModel):
+    """What `compare` reads of a benchmark."""
+
+    model: str
+    device: str | None
+    versions: dict[str, str] | None
+    points: list[_ComparedPoint]
 
 
 @dataclass(frozen=True)

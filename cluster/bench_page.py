@@ -70,12 +70,13 @@ def _headline(points: Sequence[Entry]) -> list[tuple[str, str]]:
     if not measured:
         return [("points measured", f"0 of {len(points)}")]
     fastest = max(measured, key=lambda entry: entry["tokens_per_second"])
-    largest = max(measured, key=lambda entry: entry["workers"])
+    most = max(entry["workers"] for entry in measured)
+    efficiency = max(entry["efficiency"] for entry in measured if entry["workers"] == most)
     return [
         ("points measured", f"{len(measured)} of {sum(entry['status'] != 'projected' for entry in points)}"),
         ("most tokens a second", number(round(fastest["tokens_per_second"]))),
         ("most a worker", number(round(max(entry["tokens_per_second_per_worker"] for entry in measured)))),
-        (f"efficiency, {largest['workers']} worker{'s' * (largest['workers'] > 1)}", _percent(largest["efficiency"], digits=0)),
+        (f"best efficiency, {most} worker{'s' * (most > 1)}", _percent(efficiency, digits=0)),
     ]
 
 

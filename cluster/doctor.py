@@ -4,6 +4,7 @@ What is found is judged by functions of values; `checks` gathers them. Nothing i
 written and removed again.
 """
 
+import errno
 import importlib.metadata
 import importlib.util
 import json
@@ -33,7 +34,9 @@ from packaging.specifiers import SpecifierSet
 from cluster import probe
 from cluster.errors import ClusterError
 from cluster.submit import PACKAGES, Cluster, check_address
+from trainers.errors import CheckpointError, ConfigError
 from trainers.lease import EXPIRY_SECONDS
+from trainers.storage import Store
 
 DASHBOARD_PORT, GCS_PORT = 8265, 6379
 _LEAST_FREE, _WANTED_FREE = 2**30, 20 * 2**30
@@ -53,8 +56,11 @@ class Check:
     todo: str = ""
 
 
-def checks(output: Path, address: str | None) -> Iterator[Check]:
-    """Every check in turn: of this machine, then of the cluster whose dashboard is at `address`. Raises ConfigError for what is no URL."""
+def checks(output: str, address: str | None) -> Iterator[Check]:
+    """Every check in turn: of this machine, then of the cluster whose dashboard is at `address`. `output` is a directory or a URL.
+
+    Raises ConfigError for an address that is no URL.
+    """
     if address:
         check_address(address)
     python, packages = _wanted()
@@ -128,8 +134,8 @@ def check_clock(name: str, skew: float | None) -> Check:
 
 
 def check_disk(path: Path, free: int) -> Check:
-    """Free bytes where runs go."""
-    found = f"{free / 2**30:.1f} GiB free for {path}"
+    """Free bytes of the folder that runs go to, or would be made in."""
+    found = f"{free / 2**30:.1f} GiB free in {path}"
     if free >= _WANTED_FREE:
         return Check("disk", "ok", found)
     return Check(
@@ -194,7 +200,10 @@ def check_head_ports(host: str, listening: Mapping[int, bool]) -> Check:
     return Check("ports", status, f"{', '.join(map(str, closed))} of {host} do not answer", todo)
 
 
-def check_shared(output: Path, nodes: Sequence[Mapping[str, Any]]) -> Check:
+def check_shared(output: str, nodes: Sequence[Mapping[str, Any]], *, writable: bool) -> Check:
+    """Of a folder of the head: whether it may write there, and whether the other nodes see what it writes."""
+    if not writable:
+        return Check("shared storage", "problem", f"{output} cannot be written by the head", "set output to a path that all nodes mount")
     blind = [node["node"] for node in nodes if not node["sees"]]
     if blind:
         return Check(
@@ -253,15 +262,36 @@ def _backends() -> Check:
     return check_backends(dist.is_gloo_available(), dist.is_nccl_available(), torch.cuda.device_count())
 
 
-def _output(output: Path) -> Iterator[Check]:
+def _output(output: str) -> Iterator[Check]:
+    if _is_url(output):
+        yield _store(output)
+        return
+    folder = Path(output)
     try:
-        with _marker(output) as path:
+        with _marker(folder) as path:
             skew = path.stat().st_mtime - time.time()
     except OSError as error:
         yield Check("output", "problem", f"{output}: {error.strerror or error}", "name a directory you may write to: --output DIR")
         return
     yield check_clock("clock of the storage", skew)
-    yield check_disk(output, shutil.disk_usage(_existing(output)).free)
+    yield check_disk(_existing(folder), shutil.disk_usage(_existing(folder)).free)
+
+
+def _is_url(output: str) -> bool:
+    return "://" in output
+
+
+def _store(url: str) -> Check:
+    """Whether this machine may write to a store, and take it back."""
+    name = f".doctor-{uuid.uuid4().hex}"
+    try:
+        store = Store(url)
+        with tempfile.NamedTemporaryFile() as file:
+            store.put(Path(file.name), name)
+        store.remove(name)
+    except (CheckpointError, ConfigError) as error:
+        return Check("output", "problem", str(error), error.hint)
+    return Check("output", "ok", f"{url} can be written")
 
 
 @contextmanager
@@ -276,7 +306,10 @@ def _marker(output: Path) -> Iterator[Path]:
 
 
 def _existing(path: Path) -> Path:
-    return next(folder for folder in (path.resolve(), *path.resolve().parents) if folder.is_dir())
+    found = next(place for place in (path.resolve(), *path.resolve().parents) if place.exists())
+    if not found.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "a file is in the way", str(found))
+    return found
 
 
 def _measure_all_reduce() -> tuple[str, list[list[float]], str]:
@@ -317,8 +350,8 @@ def _answers(host: str, port: int) -> bool:
     return True
 
 
-def _cluster(address: str, output: Path) -> Iterator[Check]:
-    """Of the cluster at a dashboard: ports, versions and token, clocks, and whether its nodes see the output directory."""
+def _cluster(address: str, output: str) -> Iterator[Check]:
+    """Of the cluster at a dashboard: ports, versions and token, clocks, and whether its nodes see the output, if that is a directory."""
     url = urlparse(address)
     host, port = url.hostname or address, url.port or DASHBOARD_PORT
     listening = _listens(host, port)
@@ -329,14 +362,14 @@ def _cluster(address: str, output: Path) -> Iterator[Check]:
         cluster = Cluster(address)
         yield Check("cluster", "ok", f"{cluster.address} lets us in, and runs our version of Ray")
         yield check_clock("clock of the head", _skew_of_head(address))
-        with _marker(output) as path:
-            nodes = _probe(cluster, path)
+        seen = _probe(cluster, "/" if _is_url(output) else str(Path(output).resolve()))
     except (ClusterError, OSError) as error:
         hint = getattr(error, "hint", "") or "consortium jobs list looks closer"
         yield Check("cluster", "problem", str(error), hint)
         return
-    yield check_clock("clocks of the nodes", max((node["skew"] for node in nodes), key=abs))
-    yield check_shared(_existing(output), nodes)
+    yield check_clock("clocks of the nodes", max((node["skew"] for node in seen["nodes"]), key=abs))
+    if not _is_url(output):
+        yield check_shared(seen["folder"], seen["nodes"], writable=seen["writable"])
 
 
 def _skew_of_head(address: str, now: Callable[[], float] = time.time) -> float | None:
@@ -351,12 +384,12 @@ def _skew_of_head(address: str, now: Callable[[], float] = time.time) -> float |
     return None if date is None else parsedate_to_datetime(date).timestamp() + 0.5 - now()
 
 
-def _probe(cluster: Cluster, path: Path) -> list[dict[str, Any]]:
-    said = cluster.run_script(Path(probe.__file__).read_text(), str(path), seconds=_PROBE_SECONDS)
+def _probe(cluster: Cluster, output: str) -> dict[str, Any]:
+    said = cluster.run_script(Path(probe.__file__).read_text(), output, seconds=_PROBE_SECONDS)
     answer = next((line for line in said.splitlines() if line.startswith(probe.MARK)), None)
     if answer is None:
         raise ClusterError("the cluster's nodes did not answer", "consortium jobs list shows what became of the job")
-    return list(json.loads(answer.removeprefix(probe.MARK)))
+    return dict(json.loads(answer.removeprefix(probe.MARK)))
 
 
 def _size(count: float) -> str:

@@ -70,20 +70,36 @@ def read_values(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     return {"name": path.stem} | values
 
 
+class _OneOfEach(yaml.SafeLoader):
+    """A field written twice is a mistake: YAML would quietly take the second."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is written twice", key.start_mark)
+            if isinstance(key.value, str):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path, hint: str) -> dict[str, Any]:
     """A file of fields. Raises ConfigError, with the hint where there is no such file or it holds something else."""
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}", hint) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: expected text in UTF-8, got byte 0x{error.object[error.start]:02x} at {error.start}", hint) from error
     try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        values = yaml.load(text, _OneOfEach)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that there is not
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise ConfigError(f"{where}: not YAML ({getattr(error, 'problem', None) or error})") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected fields like `task: sft`, got {type(values).__name__}", hint)
+        came = "an empty file" if values is None else "a list" if isinstance(values, list) else "text"
+        raise ConfigError(f"{path}: expected fields like `task: sft`, got {came}", hint)
     return values
 
 
@@ -92,7 +108,13 @@ def read_job(run_dir: Path) -> JobSpec:
     path = run_dir / "config.json"
     if not path.is_file():
         raise ConfigError(f"{run_dir} is no run directory: it has no config.json", "a run directory is OUTPUT/NAME of a job")
-    return validate(JobSpec, json.loads(path.read_text()), source=str(path))
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{path}: not JSON as a run writes it ({error})", "put the file back, or start the job anew by another name"
+        ) from error
+    return validate(JobSpec, values, source=str(path))
 
 
 def write_job(job: JobSpec, folder: Path | None = None) -> Path:
@@ -110,7 +132,13 @@ def _override(values: dict[str, Any], text: str) -> None:
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise ConfigError(f"--set {text}: expected FIELD=VALUE", "as in --set train.learning_rate=1e-4")
-    set_field(values, name, yaml.safe_load(value))
+    try:
+        parsed = yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(
+            f"--set {text}: {value} is not YAML", "lists and blocks are closed, as in --set 'data.train=[a.jsonl, b.jsonl]'"
+        ) from error
+    set_field(values, name, parsed)
 
 
 def set_field(values: dict[str, Any], name: str, value: Any) -> None:
@@ -119,9 +147,11 @@ def set_field(values: dict[str, Any], name: str, value: Any) -> None:
     place = values
     for block in blocks:
         inner = place.get(block)
-        if not isinstance(inner, dict):
-            place[block] = {} if inner is None else {_SHORTHAND.get(block, "value"): inner}
-        elif block == "method" and len(inner) == 1 and "type" not in inner:  # {lora: {...}}
+        if inner is None:
+            place[block] = {"type": "lora"} if block == "method" else {}  # the default of a job that names none
+        elif not isinstance(inner, dict):
+            place[block] = {_SHORTHAND.get(block, "value"): inner}
+        elif block == "method" and inner.keys() in ({"lora"}, {"full"}):  # {lora: {...}}
             kind, body = next(iter(inner.items()))
             place[block] = {"type": kind, **(body or {})}
         place = place[block]

@@ -43,13 +43,15 @@ def launch(job: JobSpec, listener: Listener) -> dict[str, Any]:
 
     Raises TrainersError as the workers did, ClusterTooSmall, ClusterUnreachable, or WorkersFailed when `cluster.max_failures` is used up.
     """
-    check_free(job.run_dir)
+    check_free(job.run_dir, Store(job.store_url) if job.store_url else None)
     if job.cluster.address is None:
         check_paths(job)
     with connected(job.cluster.address, cpus=job.cluster.most * job.cluster.cpus_per_worker):
         job, choices = place_workers(job, ray.cluster_resources())
         view = open_view(job)
         check_continues(job, view.folder)
+        if (report := _finished(view)) is not None:
+            return report
         if isinstance(job.output, Path):
             check_shared(job.output)
         write_job(job, view.folder)
@@ -251,6 +253,13 @@ def _worker(settings: dict[str, Any]) -> None:
         write_job(job)  # this machine has a directory of its own
     with contextlib.suppress(TrainersError):
         train(job.run_dir, run_id=settings["run_id"], choices=settings["choices"], leaving=leaving)
+
+
+def _finished(view: View) -> dict[str, Any] | None:
+    """The report of a run that has come to its end: to continue it is to do nothing."""
+    path = view.folder / "report.json"
+    report = dict(json.loads(path.read_text())) if path.exists() else {}
+    return report if report.get("status") in ("finished", "stopped_early") else None
 
 
 def _raise_failure(view: View, seen: list[Event], error: BaseException | None) -> None:

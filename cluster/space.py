@@ -34,6 +34,7 @@ _EXAMPLES: dict[Kind, str] = {
 }
 _DRAWS_A_POINT = 100
 _DIGITS = 4
+_LARGEST = 1e18
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,8 @@ def read_space(path: Path, job: JobSpec) -> Space:
     if not ranges:
         raise ConfigError(f"{path}: no field to search", "as in train.learning_rate: {loguniform: [1e-5, 1e-3]}")
     for name, tried in ranges.items():
+        if above := next((other for other in ranges if name.startswith(f"{other}.")), None):
+            raise ConfigError(f"{path}: {name} and {above} are both searched, and one would undo the other", "keep one of them")
         if fixed := next((fixed for fixed in _FIXED if name == fixed or name.startswith(f"{fixed}.")), None):
             raise ConfigError(f"{path}: {name} cannot be searched", f"{fixed} says where a trial runs or what it is judged by")
         for value in tried.values:
@@ -128,8 +131,8 @@ def _problem(kind: Kind, values: Any) -> str:
     if kind == "choice":
         return ""
     wanted = (int,) if kind == "randint" else (int, float)
-    if len(values) != 2 or not all(isinstance(value, wanted) and not isinstance(value, bool) for value in values):
-        return f"expected two {'whole ' if kind == 'randint' else ''}numbers"
+    if len(values) != 2 or not all(isinstance(value, wanted) and not isinstance(value, bool) and abs(value) < _LARGEST for value in values):
+        return f"expected two {'whole ' if kind == 'randint' else ''}numbers below {_LARGEST:g}"
     if not values[0] < values[1]:
         return "expected the lower end first"
     return "expected numbers above 0" if kind == "loguniform" and values[0] <= 0 else ""

@@ -18,10 +18,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from cluster.errors import ClusterUnreachable, JobMismatch, JobNotFound, PackageTooLarge
 from cluster.job import JobSpec, identity
-from trainers.errors import ConfigError
+from trainers.errors import ConfigError, DataError
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 SIZE_LIMIT = 64 * 2**20
@@ -68,9 +69,14 @@ def effective_address(asked: str | None, environment: Mapping[str, str] = os.env
 
 
 def check_address(address: str) -> None:
-    """Raise ConfigError for what is no URL."""
-    if "://" not in address:
-        raise ConfigError(f"--address {address}: expected a URL", f"the head's dashboard, as in {DEFAULT_ADDRESS}")
+    """Raise ConfigError for what is no URL of a dashboard."""
+    try:
+        url = urlsplit(address)
+        if url.scheme in ("http", "https") and url.hostname and url.port != 0:
+            return
+    except ValueError:  # of a port above 65535, or an open bracket
+        pass
+    raise ConfigError(f"address {address}: expected a URL", f"the head's dashboard, as in {DEFAULT_ADDRESS}")
 
 
 class Cluster:
@@ -122,18 +128,21 @@ class Cluster:
 
     def follow(self, id: str, write: Callable[[str], None]) -> Job:
         """Pass on what a job prints until it is over, over broken connections too; how it ended. Raises JobNotFound."""
-        shown, failures = 0, 0
-        while not (job := self.job(id)).is_over and failures < _RECONNECTS:
-            before = shown
+        from aiohttp import ClientError  # what Ray's client lets through
+
+        job, once, failures = self.job(id), _Once(write), 0
+        while not job.is_over:
+            before = once.shown
             try:
-                shown = asyncio.run(self._tail(id, write, shown))
-            except (RuntimeError, OSError):
-                failures = failures + 1 if shown == before else 0
+                asyncio.run(self._tail(id, once))
+                job = self.job(id)
+            except (RuntimeError, OSError, ClientError) as error:
+                failures = failures + 1 if once.shown == before else 1
+                if failures == _RECONNECTS:
+                    raise ClusterUnreachable(f"lost the log of {id}", f"the job goes on: consortium jobs logs {id} -f") from error
                 time.sleep(1)
-        if not job.is_over:
-            raise ClusterUnreachable(f"lost the log of {id}", f"the job goes on: consortium jobs logs {id} -f")
         with self._errors(id):
-            write(str(self._client.get_job_logs(id))[shown:])
+            once.write(str(self._client.get_job_logs(id)), start=0)
         return job
 
     def stop(self, id: str) -> None:
@@ -167,14 +176,11 @@ class Cluster:
                         raise
                 time.sleep(1)
 
-    async def _tail(self, id: str, write: Callable[[str], None], skip: int) -> int:
-        """The log from its beginning without its first `skip` characters; how much was seen in all."""
+    async def _tail(self, id: str, once: "_Once") -> None:
         seen = 0
         async for text in self._client.tail_job_logs(id):
-            if seen + len(text) > skip:
-                write(text[max(0, skip - seen) :])
+            once.write(text, start=seen)
             seen += len(text)
-        return max(seen, skip)
 
     def _check_version(self) -> None:
         import ray
@@ -207,6 +213,21 @@ class Cluster:
             raise ClusterUnreachable(
                 f"the cluster at {self.address} refused: {reason}", "consortium doctor --address looks closer"
             ) from error
+
+
+class _Once:
+    """Passes on a text that is sent from its beginning again after each broken connection, every part of it once."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self.shown = 0
+        """Characters passed on"""
+
+    def write(self, text: str, start: int) -> None:
+        """`text` stands at `start` of the whole."""
+        if new := text[max(0, self.shown - start) :]:
+            self._write(new)
+            self.shown = start + len(text)
 
 
 def _check_continues(job: JobSpec, config_hash: str, earlier: list[Job]) -> None:
@@ -273,11 +294,21 @@ def _as_submitted(job: JobSpec, parts: Mapping[Path, str]) -> dict[str, Any]:
     return values
 
 
-def check_submittable(job: JobSpec, written_output: str | None) -> None:
-    """Raise ConfigError for a job whose result would be left behind on a machine that nobody looks at."""
-    if written_output is None or not (Path(written_output).is_absolute() or "://" in written_output):
-        given = "is not given" if written_output is None else f"{written_output} is relative to this machine"
+def check_submittable(values: Mapping[str, Any], folder: Path) -> None:
+    """Of a job file's valid fields, as written in `folder`.
+
+    Raises ConfigError for a job whose result would be left behind on a machine that nobody looks at, DataError for data meant to be beside
+    the job file which are not; an absolute path may be one of the cluster.
+    """
+    output = values.get("output")
+    if output is None or not (Path(output).is_absolute() or "://" in output):
+        given = "is not given" if output is None else f"{output} is relative to this machine"
         raise ConfigError(f"output {given}", "a submitted job needs a directory all nodes share, or a URL: output: /shared/runs")
+    data = values["data"]
+    for side in (data.get("train"), data.get("validation")) if isinstance(data, dict) else (data,):
+        for path in [side] if isinstance(side, str) else side or []:
+            if not (folder / path).exists() and not Path(path).is_absolute():
+                raise DataError(f"{folder / path}: no such file", "paths in a job file are relative to the job file")
 
 
 @contextmanager

@@ -48,7 +48,8 @@ def suggest(job: JobSpec, facts: Facts) -> list[Choice]:
     lora = method[0].value == "lora" if method else job.method.type == "lora"
     epochs = _epochs(job, facts)
     rank = [*_rank(job, facts)] if lora else []
-    return [*method, *_quantization(facts, lora=lora), _length(facts), epochs, _batch(facts, float(epochs.value), lora=lora),
+    steps = [Choice("train.max_steps", None, "the epochs say how long")] if job.train.max_steps is not None else []
+    return [*method, *_quantization(facts, lora=lora), _length(facts), epochs, *steps, _batch(facts, float(epochs.value), lora=lora),
             _rate(job, facts, lora=lora), *rank]  # fmt: skip
 
 
@@ -124,12 +125,13 @@ def _rate(job: JobSpec, facts: Facts, *, lora: bool) -> Choice:
     if job.model.from_scratch:
         return Choice("train.learning_rate", 1e-3, "random weights")
     billions = facts.shape.parameters / 1e9
+    size = f"{billions:.1f} billion" if billions >= 0.1 else f"{1000 * billions:.1f} million"
     rate = 5e-5 if billions < 1 else 2e-5 if billions < 30 else 1e-5
     if job.task == "classify" and lora:
         return Choice("train.learning_rate", 1e-3, "adapters with a new classification head")
     if not lora:
-        return Choice("train.learning_rate", rate, f"all weights of a model of {billions:.1f} billion")
-    return Choice("train.learning_rate", 10 * rate, f"adapters: ten times {rate:g}, full fine-tuning's for {billions:.1f} billion weights")
+        return Choice("train.learning_rate", rate, f"all weights of a model of {size}")
+    return Choice("train.learning_rate", 10 * rate, f"adapters: ten times {rate:g}, full fine-tuning's for {size} weights")
 
 
 def _rank(job: JobSpec, facts: Facts) -> list[Choice]:

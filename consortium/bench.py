@@ -16,7 +16,6 @@ from cluster.bench import (
     Difference,
     Record,
     compare,
-    complete,
     load_bench_job,
     read_results,
     run_points,
@@ -25,6 +24,8 @@ from cluster.bench import (
 )
 from cluster.bench_page import PAGE, table, write_page
 from cluster.errors import WorkersFailed
+from cluster.scaling import complete
+from consortium.options import beyond, finite, numbers, parts
 from trainers.errors import ConfigError
 from trainers.report import number, size
 
@@ -48,11 +49,11 @@ def run_bench(
 ) -> None:
     """Measure a job over a grid: a table on screen, JSON, page and picture in `output`. Ctrl-C keeps what is measured."""
     counts, further = _numbers("--workers", workers), _numbers("--project", projected)
-    chosen = _among("--method", _list("--method", methods), METHODS)
+    chosen = _among("--method", parts("--method", methods, example=_EXAMPLES["--method"]), METHODS)
     zero = _among("--zero", _numbers("--zero", stages), STAGES)
     seq = _numbers("--seq", lengths, least=2)
-    if further and counts and min(further) <= max(counts):
-        raise ConfigError(f"--project {min(further)}: expected more workers than the {max(counts)} that are measured")
+    finite("--price", price)
+    beyond(further, counts)
     job = load_bench_job(path, overrides)
     folder = job.output if isinstance(job.output, Path) else Path("runs")
     output = (output or folder / f"{job.name}-bench-{datetime.now():%Y%m%d-%H%M%S}").resolve()
@@ -63,7 +64,7 @@ def run_bench(
     records: list[Record] = []
 
     def results(*, finished: bool) -> dict[str, Any]:
-        return summarise(job, complete(records, projected=further, price=price), steps=steps, price=price, finished=finished)
+        return summarise(job, complete(records, job, projected=further, price=price), steps=steps, price=price, finished=finished)
 
     try:
         with contextlib.closing(points):
@@ -111,7 +112,8 @@ def _show(results: dict[str, Any], output: Path) -> None:
         shown.add_row(*row)
     _print_whole(shown)
     for name, formula in results["formulas"].items():
-        if name == "MFU" or name.startswith("FLOPs"):
+        projects = name == "projected" and any(entry["status"] == "projected" for entry in results["points"])
+        if projects or name == "MFU" or name.startswith("FLOPs"):
             console.print(f"  {name}: {formula}", markup=False)
     console.print(f"  page  {output / PAGE}", markup=False)
 
@@ -137,23 +139,8 @@ def _changed(first: Any, second: Any) -> str:
     return f"{first}, {second}"
 
 
-def _list(option: str, text: str | None) -> list[str]:
-    """`a,b` in its parts; none where the option was not given."""
-    if text is None:
-        return []
-    parts = [part.strip() for part in text.split(",")]
-    if not all(parts):
-        raise ConfigError(f"{option} {text!r}: expected values with commas between them", f"as in {option} {_EXAMPLES[option]}")
-    return parts
-
-
 def _numbers(option: str, text: str | None, *, least: int = 1) -> list[int]:
-    numbers = []
-    for part in _list(option, text):
-        if not part.isdecimal() or int(part) < least:
-            raise ConfigError(f"{option} {part}: expected a whole number of at least {least}", f"as in {option} {_EXAMPLES[option]}")
-        numbers.append(int(part))
-    return numbers
+    return numbers(option, text, example=_EXAMPLES[option], least=least)
 
 
 def _among(option: str, values: Sequence[Any], known: Sequence[T]) -> list[T]:

@@ -3,7 +3,6 @@
 import json
 import sys
 from dataclasses import asdict
-from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,7 +12,7 @@ from cluster.doctor import Check, checks
 _MARKS = {"ok": "[green]ok     [/]", "warning": "[yellow]warning[/]", "problem": "[red]problem[/]"}
 
 
-def examine(output: Path, address: str | None, *, as_json: bool) -> None:
+def examine(output: str, address: str | None, *, as_json: bool) -> None:
     """Print the checks as they are made; exit code 1 when one of them prevents training."""
     out, done = Console(highlight=False, soft_wrap=True), []
     for check in checks(output, address):

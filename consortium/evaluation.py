@@ -1,9 +1,8 @@
 """The commands that use a trained model: evaluate, predict, export."""
 
-import contextlib
 import csv
 import json
-import sys
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,11 +64,17 @@ def evaluate_model(
     limit: int | None,
     as_json: bool,
 ) -> dict[str, Any]:
-    """Score a model on a file and print the metrics; they are also written to evaluation.json beside the model of a run."""
+    """Score a model on a file and print the metrics. What cannot be done is told before anything is scored."""
     quiet()
     target = find_target(path)
+    _check_asked(target.task, {"--label": label, "--terms": terms, "--generate": generate, "--review": review})
     data = (target.data or DataConfig(train=[file])).model_copy(update={"train": [file]})
     items = read_items(data, target.task, file, limit=limit)
+    for option, column in (("--by", by), ("--label", label), ("--terms", terms)):
+        if column is not None and column not in items[0].values:
+            raise DataError(f"{option} {column}: no such column", f"there are: {', '.join(items[0].values)}")
+    if review is not None:
+        _open_sheet(review)
     loaded = load_target(target, base=base)
     with Console(stderr=True).status("scoring") as status:
         scored = score(
@@ -84,10 +89,34 @@ def evaluate_model(
         _write_review(review, items, scored)
         console.print(f"  sheet for marking: {review}")
     if as_json:
-        print(json.dumps(metrics))
+        print(json.dumps(_finite(metrics), allow_nan=False))
     else:
         show_metrics(metrics, Console(highlight=False, soft_wrap=True))
     return metrics
+
+
+def _check_asked(task: Task, asked: dict[str, object]) -> None:
+    """Raise ConfigError for what a model of this task has no use for."""
+    useless = {"classify": ("--label", "--terms", "--generate"), "pretrain": ("--label", "--terms", "--generate", "--review"), "sft": ()}
+    if wrong := next((option for option in useless[task] if asked[option]), None):
+        why = "says a class, and writes nothing" if task == "classify" else "was trained on plain text: there is no answer to compare with"
+        raise ConfigError(f"{wrong}: the model {why}", "leave it out")
+
+
+def _open_sheet(path: Path) -> None:
+    """Make the file, for its owner only, before hours are spent on what goes into it. Raises ConfigError."""
+    try:
+        path.touch(mode=0o600)
+        path.chmod(0o600)
+    except OSError as error:
+        raise ConfigError(f"--review {path}: {error.strerror or error}", "name a file in a folder you may write to") from error
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity and no NaN: null."""
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def predict_lines(path: Path, source: str, *, abstain_below: float) -> None:
@@ -95,8 +124,9 @@ def predict_lines(path: Path, source: str, *, abstain_below: float) -> None:
     quiet()
     target = find_target(path)
     loaded = load_target(target)
-    for lines in _chunks(source, 64):
-        for line, (answer, confidence) in zip(lines, _predict(target, loaded, lines), strict=True):
+    for first, lines in _chunks(source, 64):
+        texts = [_text_of(line, f"{source}:{number}") for number, line in zip(first, lines, strict=True)]
+        for line, (answer, confidence) in zip(lines, _predict(target, loaded, texts), strict=True):
             abstained = confidence < abstain_below
             said = {"input": line, "answer": None if abstained else answer, "confidence": round(confidence, 4), "abstained": abstained}
             print(json.dumps(said, ensure_ascii=False), flush=True)
@@ -106,6 +136,10 @@ def export_model(path: Path, output: Path, *, merge: bool) -> None:
     """Write a trained model to a new directory: as it is, or with its adapter folded in."""
     if output.exists():
         raise ConfigError(f"{output} exists", "name a new directory")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--output {output}: {error.strerror or error}", "name a directory you may write to") from error
     quiet()
     target = find_target(path)
     if merge:
@@ -179,14 +213,20 @@ def show_metrics(metrics: dict[str, Any], out: Console) -> None:
 
 
 def _show_classes(classes: dict[str, dict[str, Any]], out: Console, most: int = 15) -> None:
-    table = Table("class", "precision", "recall", "F1", "false positives", "rows", box=None, padding=(0, 2), title_justify="left")
-    worst = sorted(classes.items(), key=lambda entry: entry[1]["f1"] if entry[1]["f1"] is not None else 2)
+    table = Table(box=None, padding=(0, 2))
+    table.add_column("class", overflow="fold", min_width=min(40, max(map(len, classes))))
+    for title in ("precision", "recall", "F1", "false positives", "rows"):
+        table.add_column(title, justify="right")
+    known = [entry for entry in classes.items() if entry[1]["f1"] is not None]
+    worst = sorted(known, key=lambda entry: entry[1]["f1"])
     for name, scores in worst[:most]:
         values = [scores[key] for key in ("precision", "recall", "f1", "false_positive_rate")]
         table.add_row(name, *("-" if value is None else f"{value:.3f}" for value in values), str(scores["support"]))
     out.print(table)
     if len(worst) > most:
-        out.print(f"  ... {len(worst) - most} classes with a higher F1")
+        out.print(f"  ... {len(worst) - most} more, none with a lower F1")
+    if absent := len(classes) - len(known):
+        out.print(f"  ... {absent} that occur neither in the rows nor in the answers")
 
 
 def _show_groups(column: str, groups: dict[str, Any], out: Console) -> None:
@@ -200,7 +240,7 @@ def _show_groups(column: str, groups: dict[str, Any], out: Console) -> None:
 
 def _write_review(path: Path, items: list[Item], scored: Scored) -> None:
     """A sheet an expert can mark: input, expected, answer, and empty columns for the marks."""
-    with path.open("w", newline="") as stream:
+    with path.open("w", newline="", encoding="utf-8") as stream:
         sheet = csv.writer(stream)
         sheet.writerow(["row", "input", "expected", "answer", "correct (y/n)", "harmful (y/n)", "comment"])
         for place, item in enumerate(items):
@@ -210,7 +250,6 @@ def _write_review(path: Path, items: list[Item], scored: Scored) -> None:
                 assert scored.truth is not None and scored.probabilities is not None
                 expected, answer = scored.truth[place], scored.labels[int(scored.probabilities[place].argmax())]
             sheet.writerow([item.origin.rsplit(":", 1)[-1], _plain(item), _no_formula(expected), _no_formula(answer), "", "", ""])
-    path.chmod(0o600)
 
 
 def _plain(item: Item) -> str:
@@ -225,23 +264,31 @@ def _no_formula(text: str) -> str:
     return "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
-def _chunks(source: str, size: int) -> Iterator[list[str]]:
+def _chunks(source: str, size: int) -> Iterator[tuple[list[int], list[str]]]:
+    """Lines that are not empty, with their numbers. Raises DataError for what cannot be read."""
     if source != "-" and not Path(source).is_file():
         raise DataError(f"--input {source}: no such file", "- reads standard input")
-    chunk: list[str] = []
-    with contextlib.nullcontext(sys.stdin) if source == "-" else Path(source).open() as stream:
-        for line in stream:
+    numbers, lines = [], []
+    with open(0 if source == "-" else source, "rb", closefd=source != "-") as stream:
+        for number, line in enumerate(stream, 1):
             if line.strip():
-                chunk.append(line.rstrip("\n"))
-            if len(chunk) == size:
-                yield chunk
-                chunk = []
-    if chunk:
-        yield chunk
+                numbers.append(number)
+                lines.append(_decoded(line, f"{source}:{number}"))
+            if len(lines) == size:
+                yield numbers, lines
+                numbers, lines = [], []
+    if lines:
+        yield numbers, lines
 
 
-def _predict(target: Target, loaded: Loaded, lines: list[str]) -> list[tuple[str, float]]:
-    texts = [_text_of(line) for line in lines]
+def _decoded(line: bytes, origin: str) -> str:
+    try:
+        return line.decode("utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{origin}: not UTF-8 ({error.reason})", "convert it, as in: iconv -f WINDOWS-1252 -t UTF-8") from error
+
+
+def _predict(target: Target, loaded: Loaded, texts: list[str]) -> list[tuple[str, float]]:
     if target.task == "classify":
         found = class_probabilities(loaded, texts, max_length=target.max_length)
         names = loaded.base.config.id2label
@@ -253,8 +300,8 @@ def _predict(target: Target, loaded: Loaded, lines: list[str]) -> list[tuple[str
     return answers(loaded, [chat_prompt(loaded, [*before, ("user", text)]) for text in texts])
 
 
-def _text_of(line: str) -> str:
-    """A line is the text itself, or a JSON object with a `text` or `prompt`."""
+def _text_of(line: str, origin: str) -> str:
+    """A line is the text itself, or a JSON object with a `text` or `prompt`. Raises DataError, by file and line."""
     if not line.lstrip().startswith("{"):
         return line
     try:
@@ -263,5 +310,5 @@ def _text_of(line: str) -> str:
         return line
     text = values.get("text") or values.get("prompt")
     if not isinstance(text, str):
-        raise DataError(f"expected a text or prompt in {line:.80}", "one JSON object a line, or plain text lines")
+        raise DataError(f"{origin}: expected a text or prompt in the object", "one JSON object a line, or plain text lines")
     return text

@@ -1,5 +1,6 @@
 """`consortium init DIR`: a commented job file, with data to try it on."""
 
+import shlex
 from pathlib import Path
 
 from rich.console import Console
@@ -65,14 +66,14 @@ output: runs
 
 
 def write_starter(folder: Path) -> None:
-    """Write job.yaml and sample data to a new directory. Raises ConfigError when there is a job file already."""
+    """Write job.yaml and sample data to a new or empty directory. Raises ConfigError."""
     job = folder / "job.yaml"
-    if job.exists():
-        raise ConfigError(f"{job} exists", "name another directory, or remove it")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise ConfigError(f"{folder} is not empty", "name a new directory: nothing of yours is to be written over")
         write_demo_data(folder, tickets=600, documents=100)
-        job.write_text(STARTER.format(folder=folder))
+        job.write_text(STARTER.format(folder=shlex.quote(str(folder))))
     except OSError as error:
         raise ConfigError(f"{folder}: {error.strerror or error}", "name a directory you may write to") from error
-    console.print(f"  {job}  and sample data beside it. Set model.path, then: consortium train {job}")
+    console.print(f"  {job}  and sample data beside it. Set model.path, then: consortium train {shlex.quote(str(job))}")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -13,19 +14,20 @@ from rich.table import Table
 from cluster.job import load_job, read_values
 from cluster.submit import Cluster, Job, check_submittable, effective_address, exit_code, packed, unpacked
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+_PLAIN: dict[str, Any] = {"highlight": False, "soft_wrap": True, "markup": False, "emoji": False}  # paths may hold brackets
+console = Console(stderr=True, **_PLAIN)
 
 
 def submit_job(path: Path, overrides: Sequence[str], address: str | None, *, package: bool, wait: bool) -> None:
     """Send a job file with its data and start it; with `wait`, exit as the job does."""
     job = load_job(path, overrides)
-    check_submittable(job, read_values(path, overrides).get("output"))
+    check_submittable(read_values(path, overrides), path.resolve().parent)
     cluster = _connect(address)
     with packed(job, package=package) as (folder, sizes):
         for name, size in sizes.items():
             console.print(f"  sends {name}: {size / 2**20:.1f} MiB")
         id = cluster.submit(folder, job)
-    console.print(f"  submitted: [bold]{id}[/]")
+    console.print(f"  submitted: {id}")
     if not wait:
         console.print(f"  consortium jobs logs {id} -f" + ("" if address is None else f" --address {address}"))
         return
@@ -55,7 +57,7 @@ def list_jobs(address: str | None, *, as_json: bool) -> None:
     table = Table("id", "status", "exit", "started", "run directory", box=None, padding=(0, 2, 0, 0))
     for job in jobs:
         table.add_row(job.id, job.status, "" if job.exit_code is None else str(job.exit_code), _time(job.started), job.run_dir)
-    Console(highlight=False, soft_wrap=True).print(table if jobs else "no jobs")
+    Console(**_PLAIN).print(table if jobs else "no jobs")
 
 
 def show_status(id: str, address: str | None, *, as_json: bool) -> None:
@@ -63,7 +65,7 @@ def show_status(id: str, address: str | None, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(asdict(job)))
     else:
-        _show(job, Console(highlight=False, soft_wrap=True))
+        _show(job, Console(**_PLAIN))
 
 
 def show_logs(id: str, address: str | None, *, follow: bool) -> None:
@@ -87,7 +89,7 @@ def _connect(asked: str | None) -> Cluster:
 
 
 def _show(job: Job, out: Console = console) -> None:
-    out.print(f"  {job.id}  [bold]{job.status}[/]" + ("" if job.exit_code is None else f", exit code {job.exit_code}"))
+    out.print(f"  {job.id}  {job.status}" + ("" if job.exit_code is None else f", exit code {job.exit_code}"))
     if job.message and job.status != "SUCCEEDED":
         out.print(f"  {job.message.splitlines()[0]}")
     out.print(f"  started {_time(job.started)}, ended {_time(job.ended)}\n  run directory {job.run_dir}")

@@ -6,29 +6,15 @@ from pathlib import Path
 from rich.console import Console
 
 from cluster.job import load_job
-from cluster.k8s import plan_deployment, render
+from cluster.k8s import Site, plan_deployment, render
 from trainers.errors import ConfigError
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
-def render_manifests(
-    path: Path,
-    overrides: Sequence[str],
-    *,
-    image: str,
-    claim: str,
-    namespace: str,
-    mount: str,
-    per_pod: int,
-    autoscale: int | None,
-    output: Path,
-) -> None:
+def render_manifests(path: Path, overrides: Sequence[str], site: Site, output: Path) -> None:
     """Write the manifests of a job to a directory."""
-    job = load_job(path, overrides)
-    deployment = plan_deployment(
-        job, image=image, claim=claim, namespace=namespace, mount=mount, per_pod=per_pod, autoscale=autoscale
-    )  # fmt: skip
+    deployment = plan_deployment(load_job(path, overrides), site)
     try:
         output.mkdir(parents=True, exist_ok=True)
         for name, text in render(deployment).items():

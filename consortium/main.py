@@ -11,7 +11,7 @@ from trainers.errors import ConfigError
 
 app = typer.Typer(
     name="consortium",
-    help="Fine-tune language models over Ray and DeepSpeed, on your own machines.",
+    help="Fine-tune language models over Ray and DeepSpeed, on your own machines. With --debug an error comes with its traceback.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -223,7 +223,7 @@ def submitted() -> None:
 @app.command()
 def doctor(
     address: Address = None,
-    output: Annotated[Path, typer.Option(help="Where runs go.", metavar="DIR")] = Path("runs"),
+    output: Annotated[str, typer.Option(help="Where runs go.", metavar="DIR|URL")] = "runs",
     json_: Json = False,
 ) -> None:
     """Look at this machine, and at a cluster, for what would prevent training."""
@@ -245,11 +245,10 @@ def render_k8s(
     set_: Set = [],  # noqa: B006
 ) -> None:
     """Write KubeRay manifests for a job. They are rendered and checked for structure, never applied."""
+    from cluster.k8s import Site
     from consortium.k8s import render_manifests
 
-    render_manifests(
-        job, set_, image=image, claim=storage_claim, namespace=namespace, mount=mount, per_pod=per_pod, autoscale=autoscale, output=output
-    )
+    render_manifests(job, set_, Site(image, storage_claim, namespace, mount, per_pod, autoscale), output)
 
 
 @jobs_app.command("list")
@@ -291,7 +290,7 @@ def data_inspect(
     file: Annotated[Path, typer.Argument(help="JSONL, CSV, Parquet or dataset directory.", metavar="FILE")],
     job: Annotated[Path | None, typer.Option(help="Job file whose data and model blocks apply.")] = None,
     model: Annotated[str | None, typer.Option(help="Directory or hub id of the tokenizer, without a job file.")] = None,
-    task: Annotated[str, typer.Option(help="sft, pretrain or classify, without a job file.")] = "sft",
+    task: Annotated[str | None, typer.Option(help="sft, pretrain or classify, without a job file; else sft.")] = None,
     shown: Annotated[int, typer.Option(help="Examples shown in colour.", min=0)] = 3,
 ) -> None:
     """Row counts, lengths, bad rows, and what is learnt, in colour."""

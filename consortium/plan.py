@@ -11,7 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.job import JobSpec, load_job
-from cluster.plan import ASSUMPTIONS, COMMUNICATION, Gpu, Plan, Row, Work, find_gpu, make_plan
+from cluster.plan import Offer, Plan, Row, make_plan
+from cluster.speed import ASSUMPTIONS, COMMUNICATION, Gpu, Work, find_gpu
+from consortium.options import beyond, finite, numbers
 from trainers.config import TrainConfig
 from trainers.errors import ConfigError, ModelError
 from trainers.memory import RESERVE
@@ -45,8 +47,13 @@ def plan_job(
     as_json: bool,
 ) -> None:
     """Print the plan of a job file."""
-    card, counts, beyond = find_gpu(gpu), _counts("--gpus", gpus), _counts("--project", project) if project else []
+    card, counts, projected = find_gpu(gpu), numbers("--gpus", gpus, example="1,8"), numbers("--project", project, example="64,512")
+    beyond(projected, counts)
+    finite("--price", price)
+    finite("--tokens", tokens)
     job = load_job(path, overrides)
+    if tokens is not None and job.train.max_steps is not None:
+        raise ConfigError("--tokens: train.max_steps already says how much there is to do", "leave one of them out")
     from trainers.footprint import measure
     from trainers.model import shape_of
     from trainers.worker import quiet
@@ -54,29 +61,15 @@ def plan_job(
     quiet()
     plan = make_plan(
         job,
-        card,
-        counts,
-        beyond,
+        Offer(card, counts, projected, price),
         shape=shape_of(job.model, job.task),
         measure=partial(measure, device="cpu" if card.flops is None else "cuda"),
         work=partial(_work, tokens=tokens),
-        price=price,
     )
     if as_json:
-        print(json.dumps(_as_dict(plan)))
+        print(json.dumps(_as_dict(plan), allow_nan=False))
     else:
         _show(plan, job, Console(highlight=False, soft_wrap=True))
-
-
-def _counts(option: str, text: str) -> list[int]:
-    """Raises ConfigError."""
-    try:
-        counts = [int(part) for part in text.split(",")]
-    except ValueError:
-        counts = []
-    if not counts or min(counts) < 1:
-        raise ConfigError(f"{option} {text}: expected numbers of GPUs from 1 up", f"as in {option} 1,8")
-    return sorted(set(counts))
 
 
 def _work(config: TrainConfig, *, tokens: float | None) -> Work:
@@ -84,8 +77,10 @@ def _work(config: TrainConfig, *, tokens: float | None) -> Work:
     longest = config.data.max_length
     assert isinstance(longest, int)
     epochs, steps = config.train.epochs, config.train.max_steps
-    missing = next((str(path) for path in config.data.train if not path.exists()), None)
-    if tokens is None and missing is None and config.model.path:
+    missing = next((f"no {path}" for path in config.data.train if not path.exists()), None)
+    if not config.model.path:
+        missing = "a shape has no tokenizer"
+    if tokens is None and missing is None:
         try:
             return _estimated(config, longest)
         except ModelError as error:
@@ -95,8 +90,7 @@ def _work(config: TrainConfig, *, tokens: float | None) -> Work:
         return Work(steps * config.train.global_batch_size * mean, mean, mean, f"{steps} steps, {assumed}")
     if tokens is not None:
         return Work(tokens * (epochs or 1), mean, mean, f"--tokens {tokens:,.0f} an epoch, {epochs:g} epochs, {assumed}")
-    reason = f"no {missing}" if config.model.path else "a shape has no tokenizer"
-    return Work(None, mean, mean, f"hours need data ({reason}): give --tokens N, the tokens of an epoch; {assumed}")
+    return Work(None, mean, mean, f"hours need data ({missing}): give --tokens N, the tokens of an epoch; {assumed}")
 
 
 def _estimated(config: TrainConfig, longest: int) -> Work:
@@ -107,8 +101,8 @@ def _estimated(config: TrainConfig, longest: int) -> Work:
     epochs, steps = config.train.epochs, config.train.max_steps
     total = found.tokens * (epochs or 0) if steps is None else steps * config.train.global_batch_size * found.mean_length
     how_long = f"{epochs:g} epochs" if steps is None else f"{steps} steps"
-    source = f"estimate from {found.sampled:,} of {found.rows:,} rows: {found.tokens:,.0f} tokens an epoch, {how_long}"
-    source += f"; the mean example has {found.mean_length:,.0f}"
+    source = f"estimate from a sample of {found.sampled:,} rows, of {found.rows:,} to train on: {found.tokens:,.0f} tokens an epoch"
+    source += f", {how_long}; the mean example has {found.mean_length:,.0f}"
     return Work(total, found.mean_length, found.square_mean, source)
 
 
@@ -175,11 +169,16 @@ def _time_table(plan: Plan, batch: int) -> Table:
                 "computed again" if row.checkpointing else "kept",
                 "?" if row.tokens_per_second is None else f"{row.tokens_per_second:,.0f}",
                 "" if row.seconds is None else row.seconds.bound,
-                "?" if row.hours is None else f"{row.hours:,.2f}",
-                "?" if row.cost is None else f"{row.cost:,.2f}",
+                _amount(row.hours),
+                _amount(row.cost),
                 ", ".join(note for note in ("projected" if row.projected else "", idle) if note),
             )
     return table
+
+
+def _amount(value: float | None) -> str:
+    """Of hours or money; little ones with two digits that say something."""
+    return "?" if value is None else f"{value:,.2f}" if value >= 0.1 or not value else f"{value:.2g}"
 
 
 def _head(row: Row) -> tuple[str, str]:
@@ -190,6 +189,6 @@ def _verdict(plan: Plan) -> str:
     row = plan.cheapest
     if row is None:
         return f"[red]{plan.why}[/]"
-    sums = "" if row.hours is None else f", {row.hours:,.2f} hours"
-    sums += "" if row.cost is None else f", {row.cost:,.2f}"
+    sums = "" if row.hours is None else f", {_amount(row.hours)} hours"
+    sums += "" if row.cost is None else f", {_amount(row.cost)}"
     return f"cheapest that fits: [bold]{row.gpus} x {plan.gpu.name}, ZeRO-{row.stage}[/]{sums}: {plan.why}   (* what auto takes)"

@@ -32,7 +32,7 @@ def suggest_values(path: Path, overrides: Sequence[str], gpu: str | None, *, as_
         table.add_row(choice.field, _shown(now), _shown(choice.value), choice.reason, style="dim" if now == choice.value else "")
     out = Console(highlight=False, soft_wrap=True)
     out.print(table)
-    settings = [f"--set {shlex.quote(f'{choice.field}={_shown(choice.value)}')}" for choice, now in chosen if now != choice.value]
+    settings = [f"--set {shlex.quote(f'{choice.field}={_written(choice.value)}')}" for choice, now in chosen if now != choice.value]
     out.print(
         "\n" + (" ".join(["consortium train", shlex.quote(str(path)), *settings]) if settings else "the job has these values already")
     )
@@ -40,21 +40,24 @@ def suggest_values(path: Path, overrides: Sequence[str], gpu: str | None, *, as_
 
 def _memory_of(gpu: str) -> float | None:
     """Of a GPU by its name, None for `cpu`. Raises ConfigError."""
-    from cluster.plan import find_gpu
+    from cluster.speed import find_gpu
 
     return None if gpu.lower() == "cpu" else find_gpu(gpu).memory
 
 
 def _facts(job: JobSpec, memory: float | None) -> Facts:
-    from trainers.data.sample import sample
+    import numpy as np
+
+    from trainers.data.estimate import estimate
     from trainers.model import load_tokenizer, shape_of
     from trainers.worker import quiet
 
     quiet()
     if not job.model.path:
         raise ConfigError(f"model.shape: {job.model.shape} has no tokenizer to count tokens with", "give model.path")
-    shape, drawn = shape_of(job.model, job.task), sample(job.data, job.task, load_tokenizer(job.model))
-    return Facts(drawn.rows, drawn.p99, drawn.longest, drawn.learnt, shape, memory, job.cluster.fewest)
+    shape, found = shape_of(job.model, job.task), estimate(job.data, job.task, load_tokenizer(job.model))
+    p99, longest = int(np.quantile(found.lengths, 0.99)), int(found.lengths.max())
+    return Facts(found.rows, p99, longest, found.learnt, shape, memory, job.cluster.fewest)
 
 
 def _memory_here() -> float | None:
@@ -62,6 +65,10 @@ def _memory_here() -> float | None:
     import torch
 
     return float(torch.cuda.get_device_properties(0).total_memory) if torch.cuda.is_available() else None
+
+
+def _written(value: object) -> str:
+    return "null" if value is None else _shown(value)
 
 
 def _shown(value: object) -> str:

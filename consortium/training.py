@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from cluster.job import JobSpec, has_begun, load_job, read_job
@@ -34,7 +35,7 @@ def resume_run(run_dir: Path, *, workers: int | None) -> None:
 
 def run(job: JobSpec) -> dict[str, Any]:
     """Launch a job, show its progress, print its result; the report."""
-    console.print(f"[bold]{job.name}[/]  {job.task}, {job.method.type}, {job.model.name}")
+    console.print(f"[bold]{job.name}[/]  {job.task}, {job.method.type}, {escape(job.model.name)}")
     from cluster.launch import launch
     from trainers.progress import Display
 
@@ -64,10 +65,10 @@ def show_result(job: JobSpec, report: dict[str, Any]) -> None:
     }
     for name, value in facts.items():
         table.add_row(name, str(value))
-    Console(highlight=False, soft_wrap=True).print(table)
+    Console(highlight=False, soft_wrap=True, markup=False, emoji=False).print(table)
 
 
-def inspect_data(file: Path, job_file: Path | None, model: str | None, task: str, *, shown: int) -> None:
+def inspect_data(file: Path, job_file: Path | None, model: str | None, task: str | None, *, shown: int) -> None:
     """Show what a job would learn from a file."""
     from consortium.inspect import show
     from trainers.config import DataConfig, ModelConfig
@@ -76,13 +77,15 @@ def inspect_data(file: Path, job_file: Path | None, model: str | None, task: str
 
     if job_file is None and model is None:
         raise ConfigError("the tokenizer decides what is learnt: which?", "give --job JOB.yaml or --model DIR")
-    if task not in ("sft", "pretrain", "classify"):
+    if job_file is not None and (said := "--model" if model else "--task" if task else ""):
+        raise ConfigError(f"{said} and --job exclude each other", "the job file says model and task")
+    if task not in (None, "sft", "pretrain", "classify"):
         raise ConfigError(f"--task {task}: expected sft, pretrain or classify")
     if job_file is not None:
         job = load_job(job_file)
         data, chosen, model_config = job.data.model_copy(update={"train": [file.resolve()]}), job.task, job.model
     else:
-        data, chosen, model_config = DataConfig(train=[file.resolve()]), cast(Task, task), ModelConfig(path=str(model))
+        data, chosen, model_config = DataConfig(train=[file.resolve()]), cast(Task, task or "sft"), ModelConfig(path=str(model))
     tokenizer = load_tokenizer(model_config)
     longest = shape_of(model_config, chosen).longest_input or 4096
     max_length = min(longest, 4096) if data.max_length == "auto" else data.max_length

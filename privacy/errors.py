@@ -3,6 +3,7 @@
     ConsortiumError                    exit code 1
     └── PrivacyError
         ├── PlanError(ValueError)          2   a plan that promises nothing, or cannot be kept
+        ├── AuditError(ValueError)         2   scores or canaries that no audit can be made of
         ├── LedgerError(ValueError)        2   a ledger that is not there, or an order to it that makes no sense
         ├── LedgerCorrupt(RuntimeError)    1   rows of a ledger have been changed
         ├── BudgetRefused(RuntimeError)    3   a population's budget does not allow what was asked
@@ -33,6 +34,12 @@ class PrivacyError(ConsortiumError):
 
 class PlanError(PrivacyError, ValueError):
     """A plan that promises nothing, or cannot be kept."""
+
+    exit_code = 2
+
+
+class AuditError(PrivacyError, ValueError):
+    """Scores or canaries that no audit can be made of."""
 
     exit_code = 2
 

@@ -9,6 +9,7 @@ import contextlib
 import json
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from trainers import flops
+from trainers import flops, footprint
 from trainers.config import TrainConfig, read_config
 from trainers.cpu import fast_products
 from trainers.data.prepare import Prepared
@@ -49,7 +50,7 @@ def measure(folder: Path, *, steps: int) -> None:
         with contextlib.suppress(FileExistsError), (folder / REASON).open("x") as stream:
             stream.write(reason(error))
         raise
-    if world.is_main:
+    if found is not None:
         write_atomically(folder / RESULT, json.dumps(found, indent=1))
 
 
@@ -63,7 +64,8 @@ def reason(error: Exception) -> str:
     return f"{type(error).__name__}: {line}"
 
 
-def _measure(config: TrainConfig, folder: Path, world: World, steps: int) -> dict[str, Any]:
+def _measure(config: TrainConfig, folder: Path, world: World, steps: int) -> dict[str, Any] | None:
+    """What all workers found, on rank 0."""
     shape = shape_of(config.model, config.task)
     config, _ = decide(config, shape, world)
     config = _one_pass_a_step(config, world.size, steps=WARM_UP + steps + PROFILED)
@@ -77,6 +79,9 @@ def _measure(config: TrainConfig, folder: Path, world: World, steps: int) -> dic
         share = _communication_share(run, upcoming, range(WARM_UP + steps, WARM_UP + steps + PROFILED))
     mine: dict[str, Any] = {"times": times, "waits": waits, "share": share, "peak": peak_memory(world), "reserved": _reserved(world)}
     every = world.gather(mine)
+    if not world.is_main:
+        return None
+    counted = footprint.measure(config, "cuda" if world.device.type == "cuda" else "cpu")
     return {
         "step_seconds": np.max([worker["times"] for worker in every], axis=0).tolist(),
         "data_share": max(sum(worker["waits"]) / sum(worker["times"]) for worker in every),
@@ -90,6 +95,8 @@ def _measure(config: TrainConfig, folder: Path, world: World, steps: int) -> dic
         "flops_formula": flops.FORMULAS[config.method.type],
         "peak_flops": run.peak_flops,
         "parameters": shape.parameters,
+        "shape": asdict(shape),
+        "footprint": None if counted is None else asdict(counted),
         "device": device_name(world),
         "versions": versions(),
         "settings": {"dtype": run.config.model.dtype, "micro_batch_tokens": run.config.train.micro_batch_tokens, "packing": run.packing,

@@ -212,9 +212,9 @@ class TrainConfig(Part):
     zero: Annotated[ZeroConfig, BeforeValidator(_expand_zero)] = ZeroConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
-    output: Path | Url = Field(Path("runs"), description="a folder, or a URL")
+    output: Url | Path = Field(Path("runs"), description="a folder, or a URL", union_mode="left_to_right")
     """Folder in which the run directory `output/name` is made; or a URL (fsspec: s3://, gs://, ...), to which checkpoints, events and
-    results are copied from a folder of this machine. A URL does not keep two machines from running one job at a time.
+    results are copied from a folder of this machine.
     """
 
     @model_validator(mode="after")

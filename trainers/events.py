@@ -36,6 +36,10 @@ class EventLog:
             _drop_torn_line(path)
             self._file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a", buffering=1)
 
+    def listen(self, listeners: list[Listener]) -> None:
+        """More of those who are told of every event from now on."""
+        self._listeners += listeners
+
     def emit(self, event: str, **fields: Any) -> None:
         record = {"time": round(time.time(), 3), "event": event, **_json_safe(fields)}
         if self._file is not None:

@@ -46,7 +46,7 @@ def measure(config: TrainConfig, device: Device) -> Footprint | None:
     """
     try:
         return _measure(config, device)
-    except (NotImplementedError, RuntimeError, TypeError, AttributeError):
+    except _NeedsData:
         logging.getLogger(__name__).debug("counting %s failed", config.model.name, exc_info=True)
         return None
 
@@ -106,6 +106,10 @@ def _measure(config: TrainConfig, device: Device) -> Footprint:
     )
 
 
+class _NeedsData(Exception):
+    """A model that cannot run on the meta device."""
+
+
 class Cut:
     """A model cut to `blocks` blocks, on the meta device, as the job trains it."""
 
@@ -114,6 +118,8 @@ class Cut:
         if config.model.attention == "flash_attention_2":
             self.base.set_attn_implementation(_WITHOUT_MASK)
         self.linear = [m.weight.numel() for block in decoder_blocks(self.base) for m in block.modules() if isinstance(m, nn.Linear)]
+        if config.task == "classify":
+            self.base.new_layers = _new_head(self.base, load_model_config(config.model).architectures or [])
         self.base_parameters = sum(p.numel() for p in self.base.parameters())
         with torch.device("meta"):  # where PEFT leaves adapters in float32, as it does beside quantised weights
             self.module = add_adapters(self.base, config.method, config.task, quantized=True)
@@ -139,9 +145,12 @@ class Cut:
             {"position_ids": ids} if self.head else {}
         )  # as trainers.objectives passes them
         with contextlib.nullcontext() if plain else _fused_attention(), Living(self.module) as living:
-            hidden = body(**inputs, use_cache=False).last_hidden_state
-            kept = living.bytes
-            hidden.backward(torch.empty_like(hidden))
+            try:
+                hidden = body(**inputs, use_cache=False).last_hidden_state
+                kept = living.bytes
+                hidden.backward(torch.empty_like(hidden))
+            except RuntimeError as error:  # torch's for a value or a kernel that is not there; NotImplementedError is one
+                raise _NeedsData(str(error)) from error
         return kept, living.height - kept
 
     def run_head(self, tokens: int) -> int:
@@ -181,6 +190,14 @@ class Living(TorchDispatchMode):
     def _forget(self, address: int, size: int) -> None:
         del self._known[address]
         self.bytes -= size
+
+
+def _new_head(base: Any, architectures: Sequence[str]) -> list[str]:
+    """The layers besides the body, which begin at random and are trained whole, unless what is loaded is a classifier already."""
+    if any(name.endswith("ForSequenceClassification") for name in architectures):
+        return []
+    names = {name.rpartition(".")[0] for name, _ in base.named_parameters()}
+    return sorted(name for name in names if not name.startswith(f"{base.base_model_prefix}."))
 
 
 @contextlib.contextmanager

@@ -8,18 +8,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trainers.errors import CheckpointError
+from trainers.errors import CheckpointError, ConfigError
 
 
 class Store:
-    """Files under a URL, by names relative to it. Raises CheckpointError when the store cannot be reached or refuses."""
+    """Files under a URL, by names relative to it.
+
+    Raises ConfigError for a URL that means nothing here, CheckpointError when the store cannot be reached or refuses.
+    """
 
     def __init__(self, url: str) -> None:
         import fsspec.core
 
         self.url = url
         with self._errors():
-            self._fs, root = fsspec.core.url_to_fs(url)
+            try:
+                self._fs, root = fsspec.core.url_to_fs(url)
+            except (ImportError, ValueError) as error:
+                raise ConfigError(
+                    f"output: {url}: {error}", "as in s3://bucket/runs, with the package that fsspec asks for installed"
+                ) from error
         self._root = root.rstrip("/")
 
     def put(self, file: Path, name: str) -> None:
@@ -45,6 +53,19 @@ class Store:
         temporary.replace(file)
         return True
 
+    def write(self, name: str, content: bytes) -> None:
+        with self._errors():
+            self._fs.makedirs(self._root, exist_ok=True)
+            self._fs.pipe_file(f"{self._root}/{name}", content)
+
+    def read(self, name: str) -> bytes | None:
+        """A small file as it is now; None where there is none."""
+        with self._errors():
+            try:
+                return bytes(self._fs.cat_file(f"{self._root}/{name}"))
+            except FileNotFoundError:
+                return None
+
     def has(self, name: str) -> bool:
         with self._errors():
             return bool(self._fs.exists(f"{self._root}/{name}"))
@@ -69,8 +90,8 @@ class Store:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except ImportError as error:
-            raise CheckpointError(f"output: {self.url}: {error}", "install what fsspec asks for") from error
+        except ConfigError:
+            raise
         except Exception as error:  # every store has exceptions of its own
             raise CheckpointError(f"output: {self.url}: {type(error).__name__}: {error}", "are address and credentials right?") from error
 

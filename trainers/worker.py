@@ -60,23 +60,23 @@ def train(
     world = World.from_environment()
     world.connect()
     config = read_config(run_dir / "config.json")
-    lease = Lease(run_dir, run_id)
+    store = Store(config.store_url) if config.store_url else None
+    lease, log = Lease(run_dir, run_id, store), EventLog(None)
     world.on_main(lease.acquire)
     try:
-        store = Store(config.store_url) if config.store_url else None
         world.on_main(lambda: _fetch_events(run_dir, store))
-        log = _open_log(config, run_dir, world, listeners)
-        try:
-            _train(config, run_dir, world, log, lease, list(choices), leaving, store)
-        except TrainersError as error:
-            if world.is_main and not isinstance(error, RunBusyError):  # whoever holds the directory now writes it
-                with contextlib.suppress(OSError):  # a full disk may be the very reason
-                    _record_failure(run_dir, log, error)
-                    publish(run_dir, store)
-            raise
-        finally:
-            log.close()
+        if world.is_main:
+            log = EventLog(run_dir / "events.jsonl", list(listeners))
+        world.on_main(lambda: log.listen(trackers(config.tracking, config, run_dir)))
+        _train(config, run_dir, world, log, lease, list(choices), leaving, store)
+    except TrainersError as error:
+        if world.is_main and not isinstance(error, RunBusyError):  # whoever holds the directory now writes it
+            with contextlib.suppress(OSError):  # a full disk may be the very reason
+                _record_failure(run_dir, log, error)
+                publish(run_dir, store)
+        raise
     finally:
+        log.close()
         lease.release()
 
 
@@ -89,18 +89,6 @@ def _fetch_events(run_dir: Path, store: Store | None) -> None:
         fetched.unlink()
     else:
         fetched.replace(events)
-
-
-def _open_log(config: TrainConfig, run_dir: Path, world: World, listeners: Sequence[Listener]) -> EventLog:
-    """Rank 0 writes the run's events; a tracker that cannot be opened ends the run on every rank."""
-    log, problem = EventLog(None), None
-    if world.is_main:
-        try:
-            log = EventLog(run_dir / "events.jsonl", [*trackers(config.tracking, config, run_dir), *listeners])
-        except TrainersError as error:
-            problem = error
-    world.agree(problem)
-    return log
 
 
 def _record_failure(run_dir: Path, log: EventLog, error: TrainersError) -> None:
@@ -389,7 +377,7 @@ def _flops_per_token(config: TrainConfig, shape: Shape, engine: Engine, data: Pr
 
 
 def device_name(world: World) -> str:
-    return torch.cuda.get_device_name() if world.device.type == "cuda" else f"cpu ({torch.get_num_threads()} threads a worker)"
+    return torch.cuda.get_device_name() if world.device.type == "cuda" else f"cpu, threads a worker: {torch.get_num_threads()}"
 
 
 def decide(config: TrainConfig, shape: Shape, world: World) -> tuple[TrainConfig, list[Choice]]:

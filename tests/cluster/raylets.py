@@ -1,6 +1,7 @@
 """A Ray cluster of two raylets with a token and a dashboard, in a process of its own, so that no test's own Ray meets it.
 
-As a program it starts the cluster and takes commands from standard input: `remove` the second raylet, `add` one, `exit`.
+As a program it starts the cluster and takes commands from standard input: `remove` the second raylet,
+`drain` it (the notice before its machine is taken away), `add` one, `exit`.
 """
 
 import os
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +30,7 @@ class Raylets:
     process: subprocess.Popen[str]
 
     def do(self, command: str) -> None:
-        """`remove` or `add` the second raylet."""
+        """`remove`, `drain` or `add` the second raylet."""
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(command + "\n")
         self.process.stdin.flush()
@@ -74,6 +76,17 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def _drain(address: str, node_id: str) -> None:
+    """As an autoscaler or a watcher of spot machines does it: word to Ray that this node is preempted within a minute."""
+    from ray._raylet import GcsClient
+    from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+
+    reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    deadline = int((time.time() + 60) * 1000)
+    accepted, why = GcsClient(address=address).drain_node(node_id, reason, "the machine is taken away", deadline)
+    assert accepted, why
+
+
 def main() -> None:
     from ray.cluster_utils import Cluster
 
@@ -86,10 +99,13 @@ def main() -> None:
     for line in sys.stdin:
         if line.strip() == "exit":
             break
-        if line.strip() == "remove":
-            cluster.remove_node(second, allow_graceful=False)
-        else:
-            second = cluster.add_node(**apart, dashboard_agent_listen_port=_free_port())
+        match line.strip():
+            case "remove":
+                cluster.remove_node(second, allow_graceful=False)
+            case "drain":
+                _drain(cluster.address, second.node_id)
+            case "add":
+                second = cluster.add_node(**apart, dashboard_agent_listen_port=_free_port())
         print("done", flush=True)
     cluster.shutdown()
     shutil.rmtree(str(apart["temp_dir"]), ignore_errors=True)

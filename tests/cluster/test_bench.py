@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from cluster.bench import (
     Point,
     Record,
     compare,
-    complete,
     job_at,
     load_bench_job,
     make_grid,
@@ -32,7 +32,11 @@ from cluster.bench_page import PAGE, PICTURE, table, write_page
 from cluster.errors import ClusterTooSmall
 from cluster.job import JobSpec
 from cluster.launch import connected
+from cluster.scaling import complete
+from cluster.speed import GPUS, HIDDEN
+from trainers.defaults import Shape
 from trainers.errors import ConfigError
+from trainers.memory import Footprint
 
 SECONDS = [0.5, 0.4, 0.6, 0.5]
 
@@ -47,17 +51,24 @@ def _make_point(workers: int = 1, **changes: Any) -> Point:
     return Point(**{"method": "lora", "stage": 2, "length": 512, "workers": workers} | changes)
 
 
-def _make_record(workers: int, *, seconds: list[float] = SECONDS, communication: float = 0.1, memory: int = 2**30, **point: Any) -> Record:
+def _make_record(
+    workers: int, *, seconds: list[float] = SECONDS, communication: float = 0.1, memory: int = 2**30, device: str = "cpu", **point: Any
+) -> Record:
+    numbers: dict[str, Any] = dict.fromkeys((field.name for field in fields(Footprint)), 1)
+    counted = numbers | {"device": "cuda", "quantization": "none", "width": 2, "parameters": 10**9, "trained": 10**9, "row": 512}
+    shape = dict.fromkeys((field.name for field in fields(Shape)), 1) | {"parameters": 10**9, "linear": 10**9}
     found = {
         "step_seconds": seconds, "data_share": 0.01, "communication_share": communication, "tokens_per_step": 1000 * workers,
-        "length": 512, "peak_memory_bytes": memory, "peak_reserved_bytes": None, "zero_stage": 2, "flops_per_token": 6e9,
-        "flops_formula": "4 N", "peak_flops": None, "parameters": 10**9, "device": "cpu", "versions": {"torch": "2"}, "settings": {},
+        "length": 512, "peak_memory_bytes": memory, "peak_reserved_bytes": None, "zero_stage": point.get("stage", 2),
+        "flops_per_token": 6e9,
+        "flops_formula": "4 N", "peak_flops": None, "parameters": 10**9, "device": device, "versions": {"torch": "2"},
+        "shape": shape, "footprint": counted, "settings": {"micro_batch_tokens": 1000, "activation_checkpointing": False},
     }  # fmt: skip
     return make_record(_make_point(workers, **point), found)
 
 
 def _summarise(records: list[Record]) -> dict[str, Any]:
-    return json.loads(json.dumps(summarise(_make_job(), complete(records), steps=4, price=None, finished=True)))
+    return json.loads(json.dumps(summarise(_make_job(), complete(records, _make_job()), steps=4, price=None, finished=True)))
 
 
 def test_the_grid_is_the_product_of_the_lists_with_the_fewest_workers_first() -> None:
@@ -112,32 +123,69 @@ def test_a_percentile_lies_between_its_two_neighbours(share: float, expected: fl
 
 def test_efficiency_is_against_the_fewest_workers_of_the_same_series() -> None:
     slow = [2 * second for second in SECONDS]
-    records = complete([_make_record(2), _make_record(8, seconds=slow), _make_record(4, length=128), _make_record(8, method="full")])
+    records = complete(
+        [_make_record(2), _make_record(8, seconds=slow), _make_record(4, length=128), _make_record(8, method="full")], _make_job()
+    )
     assert [record.efficiency for record in records] == pytest.approx([1, 0.5, 1, 1])
 
 
 def test_a_failed_point_has_no_efficiency_and_the_next_takes_its_place() -> None:
-    records = complete([Record(_make_point(1), "failed", "out of memory"), _make_record(2), _make_record(4)])
+    records = complete([Record(_make_point(1), "failed", "out of memory"), _make_record(2), _make_record(4)], _make_job())
     assert [record.efficiency for record in records] == [None, pytest.approx(1), pytest.approx(1)]
 
 
 def test_cost_is_what_a_million_tokens_take_of_worker_hours() -> None:
-    (record,) = complete([_make_record(4)], price=3.6)
+    (record,) = complete([_make_record(4)], _make_job(), price=3.6)
     assert record.cost_per_million_tokens == pytest.approx(1e6 / 8000 * 4 * 3.6 / 3600)
 
 
 def test_a_projection_keeps_computing_and_grows_communication_as_a_ring() -> None:
-    *_, record = complete([_make_record(1), _make_record(2, communication=0.2, memory=2**29)], projected=[64])
+    *_, record = complete([_make_record(1), _make_record(2, communication=0.2)], _make_job(), projected=[64])
     seconds = 0.5 * (0.8 + 0.2 * (63 / 64) / (1 / 2))
     assert (record.status, record.point.workers) == ("projected", 64)
-    assert record.tokens_per_second == pytest.approx(64_000 / seconds)
-    assert record.peak_memory_bytes == 2**30 // 64  # 1 GiB / n goes through both
+    assert record.tokens_per_second == pytest.approx(64_000 / seconds, rel=0.01)  # and some hops
+    assert record.communication_share == pytest.approx(1 - 0.4 / seconds, rel=0.01)
     assert record.efficiency is not None and 0 < record.efficiency < 1
 
 
+def test_a_projection_has_the_memory_that_is_sharded_further() -> None:
+    *_, record = complete([_make_record(2, memory=20 * 10**9)], _make_job(), projected=[1000])
+    states = 10**9 * (12 + 2 * 2)  # masters and moments, gradients of two passes
+    assert record.peak_memory_bytes == pytest.approx(20e9 - states * (1 / 2 - 1 / 1000), rel=0.01)
+
+
+def test_a_projection_to_more_machines_than_one_waits_for_the_network() -> None:
+    *_, near, far = complete([_make_record(2, device="NVIDIA H100 80GB HBM3")], _make_job(), projected=[8, 16])
+    h100 = GPUS["h100"]
+    assert near.communication_share and far.communication_share and near.tokens_per_second and far.tokens_per_second
+    waits = [record.communication_share / record.tokens_per_second * record.tokens_per_step for record in (near, far)]  # type: ignore[operator]
+    assert waits[1] / waits[0] == pytest.approx(h100.link / h100.network * (15 / 16) / (7 / 8), rel=0.02)
+
+
+def test_what_zero_3_hides_is_not_projected_to_cost_anything() -> None:
+    *_, record = complete([_make_record(2, stage=3, communication=0.2)], _make_job(), projected=[64])
+    computing = 0.5 - (1 - HIDDEN) * 0.1
+    assert record.tokens_per_second == pytest.approx(64_000 / (computing + (1 - HIDDEN) * 0.1 * 63 / 32), rel=0.02)
+
+
+def test_a_model_that_cannot_be_counted_is_not_projected() -> None:
+    record = _make_record(2)
+    assert record.found is not None
+    *_, projected = complete([replace(record, found=record.found | {"footprint": None})], _make_job(), projected=[64])
+    assert projected.tokens_per_second is None and "cannot be counted" in str(projected.reason)
+
+
 def test_one_worker_says_nothing_of_communication() -> None:
-    *_, record = complete([_make_record(1)], projected=[64])
-    assert (record.status, record.tokens_per_second) == ("failed", None) and "two workers" in str(record.reason)
+    *_, record = complete([_make_record(1)], _make_job(), projected=[64])
+    assert (record.status, record.tokens_per_second) == ("projected", None) and "two workers" in str(record.reason)
+
+
+def test_what_cannot_be_projected_is_no_point_that_failed(tmp_path: Path) -> None:
+    results = summarise(_make_job(), complete([_make_record(1)], _make_job(), projected=[1, 64]), steps=4, price=None, finished=True)
+    write_page(results, tmp_path)
+    page = (tmp_path / PAGE).read_text()
+    assert "<dd>1 of 1</dd>" in page and "as many as 1 are measured" in page and "two workers or more" in page
+    assert [row.speed_ratio for row in compare(results, results)] == [1]
 
 
 def test_comparing_gives_ratios_second_over_first_and_names_points_only_in_one() -> None:
@@ -149,7 +197,17 @@ def test_comparing_gives_ratios_second_over_first_and_names_points_only_in_one()
     assert rows[2].speed_ratio is None
 
 
-@pytest.mark.parametrize(("text", "message"), [("", "not JSON"), ("[]", "got list"), ('{"schema": 9}', "got 9")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("[]", "got list"),
+        ('{"schema": 9}', "got 9"),
+        ('{"schema": 1}', "model: Field required"),
+        ('{"schema": 1, "model": "a", "device": null, "versions": null, "points": [{}]}', r"points\.0\.method: Field required"),
+    ],
+)
 def test_what_is_no_benchmark_is_not_compared(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "bench.json").write_text(text)
     with pytest.raises(ConfigError, match=message):
@@ -157,7 +215,9 @@ def test_what_is_no_benchmark_is_not_compared(tmp_path: Path, text: str, message
 
 
 def test_the_page_holds_all_it_needs_and_labels_what_is_projected(tmp_path: Path) -> None:
-    records = complete([_make_record(1), _make_record(2), Record(_make_point(4), "failed", "<out of memory>")], projected=[64], price=2.0)
+    records = complete(
+        [_make_record(1), _make_record(2), Record(_make_point(4), "failed", "<out of memory>")], _make_job(), projected=[64], price=2.0
+    )
     results = summarise(_make_job(), records, steps=4, price=2.0, finished=False)
     write_results(results, tmp_path)
     write_page(read_results(tmp_path), tmp_path)
@@ -165,6 +225,13 @@ def test_the_page_holds_all_it_needs_and_labels_what_is_projected(tmp_path: Path
     assert (tmp_path / PICTURE).read_bytes().startswith(b"\x89PNG")
     assert "projected" in page and "interrupted" in page and "&lt;out of memory&gt;" in page
     assert _external_references(page) == []
+
+
+def test_the_headline_names_the_best_of_those_with_the_most_workers(tmp_path: Path) -> None:
+    slow = [2 * second for second in SECONDS]
+    points = [_make_record(1), _make_record(2, seconds=slow), _make_record(1, stage=1), _make_record(2, stage=1)]
+    write_page(_summarise(points), tmp_path)
+    assert "<dt>best efficiency, 2 workers</dt><dd>100 %</dd>" in (tmp_path / PAGE).read_text()
 
 
 def test_a_table_has_costs_only_with_a_price() -> None:

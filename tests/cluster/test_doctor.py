@@ -5,7 +5,6 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from packaging.specifiers import SpecifierSet
 from cluster import doctor
 from cluster.doctor import Check
 from tests import helpers
-from tests.cluster.raylets import Raylets, two_raylets
+from tests.cluster.raylets import Raylets
 
 GIB = 2**30
 
@@ -100,6 +99,14 @@ def test_a_disk_nearly_full_is_noted(free: int, status: str) -> None:
     assert doctor.check_disk(Path("/runs"), free).status == status
 
 
+def test_an_output_is_a_folder_or_a_store_that_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert [check.status for check in doctor._output(str(tmp_path / "file"))] == ["problem"]
+    assert [check.status for check in doctor._output(f"file://{tmp_path}/file/runs")] == ["problem"]
+    assert list(doctor._output(f"file://{tmp_path}/runs")) == [Check("output", "ok", f"file://{tmp_path}/runs can be written")]
+    assert not list((tmp_path / "runs").iterdir())
+
+
 def test_the_token_is_looked_for_where_ray_looks_and_its_mode_is_told(tmp_path: Path) -> None:
     path = tmp_path / ".ray" / "auth_token"
     assert doctor.check_token({}, tmp_path).status == "ok" and "none yet" in doctor.check_token({}, tmp_path).found
@@ -130,22 +137,17 @@ def test_ports_that_do_not_answer_are_named() -> None:
 
 def test_nodes_that_do_not_see_the_output_are_named() -> None:
     nodes = [{"node": "10.0.0.1", "sees": True, "skew": 0.0}, {"node": "10.0.0.2", "sees": False, "skew": 0.0}]
-    found = doctor.check_shared(Path("/runs"), nodes)
+    found = doctor.check_shared("/runs", nodes, writable=True)
     assert found.status == "problem" and "10.0.0.2" in found.found and "10.0.0.1" not in found.found
+    assert "cannot be written by the head" in doctor.check_shared("/runs", nodes, writable=False).found
 
 
 def test_a_head_that_does_not_answer_is_a_problem_and_no_more(tmp_path: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-    checks = list(doctor._cluster(f"http://127.0.0.1:{port}", tmp_path))
+    checks = list(doctor._cluster(f"http://127.0.0.1:{port}", str(tmp_path)))
     assert [check.name for check in checks] == ["ports"] and checks[0].status == "problem"
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Raylets]:
-    with two_raylets(tmp_path_factory.mktemp("home")) as running:
-        yield running
 
 
 @pytest.mark.slow

@@ -80,14 +80,64 @@ def test_a_mistake_in_the_file_is_named_with_file_and_field(tmp_path: Path, text
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "got an empty file"),
+        (b"- sft", "got a list"),
+        (b"task: sft\nmodel: m\ntask: classify\n", r"job\.yaml:3: not YAML \(task is written twice\)"),
+        (b"train:\n  seed: 1\n  seed: 2\n", "seed is written twice"),
+    ],
+)
+def test_a_file_that_is_no_job_is_one_line(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "job.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        load_job(tmp_path / "job.yaml")
+
+
+def test_a_job_may_use_anchors_and_merges(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("task: sft\nmodel: m\ndata: x.jsonl\ntrain: {<<: {seed: 1}, seed: 2}\n")
+    assert load_job(tmp_path / "job.yaml").train.seed == 2
+
+
+def test_two_fields_of_a_method_that_the_file_leaves_out_can_be_set(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("task: sft\nmodel: m\ndata: x.jsonl\n")
+    method = load_job(tmp_path / "job.yaml", ["method.rank=4", "method.alpha=8"]).method
+    assert (method.rank, method.alpha) == (4, 8)  # type: ignore[union-attr]
+
+
 def test_a_missing_job_file_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         load_job(tmp_path / "none.yaml")
 
 
+def test_a_job_file_that_is_no_text_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_bytes(b"task: \xff")
+    with pytest.raises(ConfigError, match=r"job.yaml: expected text in UTF-8, got byte 0xff at 6"):
+        load_job(tmp_path / "job.yaml")
+
+
+@pytest.mark.parametrize("value", ["[a", "2026-13-45", "a: b: c"])
+def test_an_override_that_is_not_yaml_is_one_line(tmp_path: Path, value: str) -> None:
+    with pytest.raises(ConfigError, match=r"--set data.train=.*is not YAML"):
+        load_job(_write_job(tmp_path, MINIMAL), [f"data.train={value}"])
+
+
+def test_a_run_whose_configuration_was_damaged_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"task": ')
+    with pytest.raises(ConfigError, match=r"config.json: not JSON"):
+        read_job(tmp_path)
+
+
 def test_the_resolved_job_survives_the_run_directory(tmp_path: Path) -> None:
     job = load_job(_write_job(tmp_path, MINIMAL), [f"output={tmp_path}/runs"])
     assert read_job(write_job(job)) == job
+
+
+@pytest.mark.parametrize("output", ["runs", "s3://bucket/runs"])
+def test_a_job_comes_to_a_worker_as_it_was_sent(tmp_path: Path, output: str) -> None:
+    job = load_job(_write_job(tmp_path, MINIMAL), [f"output={output}"])
+    assert JobSpec.model_validate_json(job.model_dump_json()) == job
 
 
 def test_a_run_continues_on_other_workers_but_not_with_another_learning_rate(tmp_path: Path) -> None:

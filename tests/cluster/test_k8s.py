@@ -1,6 +1,7 @@
 """Manifests as Kubernetes would parse them: required fields, and nothing that lets a pod out of its place."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import yaml
 
 from cluster.job import JobSpec, load_job
-from cluster.k8s import FILES, Deployment, kubernetes_name, plan_deployment, render
+from cluster.k8s import FILES, Deployment, Site, kubernetes_name, plan_deployment, render
 from trainers.errors import ConfigError
 
 
@@ -24,8 +25,7 @@ def _make_job(**blocks: Any) -> JobSpec:
 
 
 def _plan(job: JobSpec, **changes: Any) -> Deployment:
-    asked = {"image": "registry/consortium:1", "claim": "pvc", "namespace": "ml", "mount": "/shared", "per_pod": 8, "autoscale": None}
-    return plan_deployment(job, **asked | changes)
+    return plan_deployment(job, replace(Site(image="registry/consortium:1", claim="pvc", namespace="ml"), **changes))
 
 
 def _documents(deployment: Deployment) -> dict[str, list[dict[str, Any]]]:
@@ -127,12 +127,15 @@ def test_every_manifest_says_that_it_was_never_applied() -> None:
 
 
 def test_what_a_user_writes_cannot_become_yaml_of_its_own() -> None:
-    documents = _documents(_plan(_make_job(), image='x" , hostNetwork: true #', claim="a\nb: c"))
+    plan = _plan(_make_job())
+    documents = _documents(replace(plan, site=replace(plan.site, image='x" , hostNetwork: true #', claim="a\nb: c")))
     pods = list(_pods(documents))
     assert pods[0]["containers"][0]["image"] == 'x" , hostNetwork: true #' and not any("hostNetwork" in pod for pod in pods)
 
 
-@pytest.mark.parametrize(("name", "expected"), [("Run_1.b", "run-1-b"), ("a" * 60, "a" * 40), ("x-" * 30, ("x-" * 20)[:-1])])
+@pytest.mark.parametrize(
+    ("name", "expected"), [("Run_1.b", "run-1-b"), ("7b", "job-7b"), ("a" * 60, "a" * 40), ("x-" * 30, ("x-" * 20)[:-1])]
+)
 def test_names_are_those_kubernetes_takes(name: str, expected: str) -> None:
     assert kubernetes_name(name) == expected
 
@@ -145,6 +148,9 @@ def test_names_are_those_kubernetes_takes(name: str, expected: str) -> None:
         ({"model": "org/model"}, {}, "model.path org/model"),
         ({}, {"per_pod": 6}, "16 workers do not fill pods of 6"),
         ({}, {"autoscale": 1}, "the job needs 2 pods"),
+        ({}, {"namespace": "ML Team"}, "--namespace 'ML Team': expected lower case"),
+        ({}, {"claim": ""}, "--storage-claim '': expected lower case"),
+        ({}, {"image": ""}, "--image '': expected the name of an image"),
     ],
 )
 def test_a_job_that_cannot_run_there_is_one_line(blocks: dict[str, Any], changes: dict[str, Any], message: str) -> None:

@@ -20,6 +20,7 @@ from tests import helpers
 from trainers.data.synthetic import DemoData, write_demo_data
 from trainers.errors import RunBusyError, TrainersError
 from trainers.lease import Lease
+from trainers.storage import Store
 
 
 class Recorder:
@@ -135,6 +136,32 @@ def test_a_users_mistake_found_by_the_workers_is_not_tried_again(local_ray: None
     assert len(helpers.events(job.run_dir, "failure")) == 1
 
 
+def test_a_tracker_that_cannot_be_set_up_is_told(local_ray: None, llama_dir: Path, data: DemoData, tmp_path: Path) -> None:
+    job = _make_job(tmp_path, llama_dir, data, tracking={"tensorboard": False, "mlflow": "gopher://nowhere"}, cluster={"workers": 1})
+    with pytest.raises(TrainersError, match=r"tracking\.mlflow: gopher://nowhere") as caught:
+        launch(job, Recorder())
+    assert caught.value.exit_code == 2
+
+
+def test_a_run_whose_output_is_a_url_is_held_and_left_there(
+    local_ray: None, llama_dir: Path, data: DemoData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "here"))
+    job = _make_job(Path("unused"), llama_dir, data, steps=6, output=f"file://{tmp_path}/bucket", cluster={"workers": 1})
+    assert job.store_url is not None
+    lease = Lease(tmp_path, "another", Store(job.store_url))
+    lease.acquire()
+    with pytest.raises(RunBusyError, match="held by a live run"):
+        launch(job, Recorder())
+    lease.release()
+
+    report = launch(job, Recorder())
+
+    assert (report["status"], report["steps"]) == ("finished", 6)
+    left = {path.name for path in (tmp_path / "bucket" / "run").iterdir()}
+    assert {"adapter", "checkpoints", "events.jsonl", "report.html"} <= left and "lease.json" not in left
+
+
 def test_a_directory_held_by_a_live_run_is_refused(llama_dir: Path, data: DemoData, tmp_path: Path) -> None:
     job = _make_job(tmp_path, llama_dir, data)
     job.run_dir.mkdir()
@@ -176,3 +203,12 @@ def test_no_cluster_at_the_address_is_one_line(monkeypatch: pytest.MonkeyPatch) 
         ray.shutdown()
     with pytest.raises(ClusterUnreachable, match=r"cannot connect to Ray at 127\.0\.0\.1:1"), connected("127.0.0.1:1", cpus=1):
         pass
+
+
+def test_a_finished_run_is_not_run_again(local_ray: None, uninterrupted: Path, llama_dir: Path, data: DemoData) -> None:
+    before = (uninterrupted / "events.jsonl").read_bytes()
+
+    report = launch(_make_job(uninterrupted.parent, llama_dir, data), Recorder())
+
+    assert (report["status"], report["restarts"]) == ("finished", 0)
+    assert (uninterrupted / "events.jsonl").read_bytes() == before

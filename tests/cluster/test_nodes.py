@@ -1,17 +1,17 @@
-"""Nodes that die under a run: a real cluster of two raylets, one of which is removed."""
+"""Nodes that die under a run: a real cluster of two raylets, one of which is removed, or announced to be."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests import helpers
-from tests.cluster.raylets import Raylets, two_raylets
+from tests.cluster.raylets import Raylets
 from trainers.data.synthetic import DemoData, write_demo_data
 
 STEPS, EVERY, LOST_AT = 40, 5, 12
@@ -24,18 +24,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> DemoData:
     return write_demo_data(tmp_path_factory.mktemp("data"), tickets=300, documents=10)
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Raylets]:
-    with two_raylets(tmp_path_factory.mktemp("home")) as running:
-        yield running
-
-
-def _write_job(folder: Path, model: Path, data: DemoData, cluster: Raylets, workers: str) -> Path:
+def _write_job(
+    folder: Path, model: Path, data: DemoData, cluster: Raylets, workers: str, *, steps: int = STEPS, every: int = EVERY
+) -> Path:
     path = folder / "job.yaml"
     path.write_text(
         f"task: sft\nmodel: {model}\ndata: {{train: {data.tickets_train}, over_length: truncate, max_length: 256}}\n"
-        f"train: {{max_steps: {STEPS}, global_batch_size: 16, learning_rate: 1.0e-3, eval_every: {STEPS}}}\n"
-        f"checkpoint: {{every: {EVERY}, best_by: null}}\ntracking: {{tensorboard: false}}\nzero: 2\n"
+        f"train: {{max_steps: {steps}, global_batch_size: 16, learning_rate: 1.0e-3, eval_every: {steps}}}\n"
+        f"checkpoint: {{every: {every}, best_by: null}}\ntracking: {{tensorboard: false}}\nzero: 2\n"
         f"cluster: {{address: '{cluster.address}', workers: {workers}}}\noutput: {folder}/runs\n"
     )
     return path
@@ -59,10 +55,14 @@ def _events(job: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
-def _wait_for_step(job: Path, step: int) -> None:
+def _wait_for(job: Path, kind: str, step: int = 0) -> dict[str, Any]:
+    """The first such event of the run at `step` or later."""
     deadline = time.monotonic() + 180
-    while not any(event["event"] == "step" and event["step"] >= step for event in _events(job)):
-        assert time.monotonic() < deadline, "the run did not get that far"
+    while True:
+        found = [event for event in _events(job) if event["event"] == kind and event["step"] is not None and event["step"] >= step]
+        if found:
+            return found[0]
+        assert time.monotonic() < deadline, f"the run did not come to a {kind} at step {step}"
         time.sleep(0.05)
 
 
@@ -86,7 +86,7 @@ def test_a_run_whose_node_is_lost_has_the_losses_of_one_that_kept_it(
 ) -> None:
     job = _write_job(tmp_path, llama_dir, data, cluster, workers)
     running = _start(cluster, job)
-    _wait_for_step(job, LOST_AT)
+    _wait_for(job, "step", LOST_AT)
 
     cluster.do("remove")
     if workers == "2":  # it waits for the node
@@ -106,3 +106,24 @@ def test_a_run_whose_node_is_lost_has_the_losses_of_one_that_kept_it(
     assert report["restarts"] >= 1 and report["steps_repeated"] <= EVERY * report["restarts"]
     assert difference <= SAME
     assert attempts[-1][1] == (2 if workers == "2" else attempts[-1][1])
+
+
+@pytest.mark.slow
+def test_word_that_a_node_will_go_is_answered_with_a_checkpoint_at_once(
+    cluster: Raylets, llama_dir: Path, data: DemoData, tmp_path: Path
+) -> None:
+    job = _write_job(tmp_path, llama_dir, data, cluster, "{min: 1, max: 2}", steps=10 * STEPS, every=10 * STEPS)
+    running = _start(cluster, job)
+    _wait_for(job, "step", LOST_AT)
+
+    cluster.do("drain")
+    saved = _wait_for(job, "checkpoint")
+    cluster.do("remove")
+    again = _wait_for(job, "start", 1)
+
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=120)
+    cluster.do("add")
+    assert running.returncode == 130, said
+    assert LOST_AT <= saved["step"] < 10 * STEPS  # of its own accord it would have been the last
+    assert (again["step"], again["workers"]) == (saved["step"], 1)

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from cluster.job import JobSpec
-from cluster.plan import GPUS, Gpu, Plan, Row, Work, find_gpu, make_plan, step_communication
+from cluster.plan import Offer, Plan, Row, make_plan
+from cluster.speed import GPUS, Gpu, Work, computing_of, exposed, find_gpu, step_communication
 from trainers.config import validate
 from trainers.defaults import Hardware, Measure, Shape, resolve
 from trainers.errors import ConfigError, ModelError
@@ -43,9 +44,8 @@ def _make_job(**blocks: Any) -> JobSpec:
 def _plan(shape: Shape, counted: Measure, gpu: str = "h100", counts: tuple[int, ...] = (1, 2, 4, 8), **options: Any) -> Plan:
     job = _make_job(**options.pop("job", {}))
     projected = options.pop("projected", ())
-    return make_plan(
-        job, GPUS[gpu], counts, projected, shape=shape, measure=counted, work=lambda config: options.pop("work", WORK), price=2.0
-    )
+    offer = Offer(GPUS[gpu], counts, projected, price=2.0)
+    return make_plan(job, offer, shape=shape, measure=counted, work=lambda config: options.pop("work", WORK))
 
 
 def _row(plan: Plan, gpus: int, stage: int) -> Row:
@@ -66,6 +66,20 @@ def test_speed_is_below_what_the_card_can_and_near_what_others_reach(shape: Shap
     row = _row(_plan(shape, counted, work=whole, job={"model": {"shape": "llama-3.1-8b", "attention": "flash_attention_2"}}), 1, 1)
     assert row.tokens_per_second is not None and 10_000 < row.tokens_per_second < 20_000 and row.hours is None
     assert row.seconds is not None and row.seconds.bound == "compute"
+
+
+def test_of_stages_that_cost_the_same_the_cheapest_is_the_one_auto_takes(shape: Shape, counted: Measure) -> None:
+    plan = _plan(shape, counted)
+    assert plan.cheapest is not None and plan.cheapest.chosen
+    one, two = _row(plan, plan.cheapest.gpus, 1), _row(plan, plan.cheapest.gpus, 2)
+    assert one.cost == pytest.approx(two.cost, rel=0.01) and plan.cheapest == two
+
+
+@pytest.mark.parametrize("hidden", [0.0, 0.8])
+@pytest.mark.parametrize("communication", [0.0, 0.1, 1.0, 5.0])
+def test_computing_is_found_again_from_a_step_and_its_communication(hidden: float, communication: float) -> None:
+    total = 1.0 + exposed(communication, 1.0, hidden)
+    assert computing_of(total, communication, hidden) == pytest.approx(1.0)
 
 
 def test_8b_in_full_needs_more_than_one_card(shape: Shape, counted: Measure) -> None:
@@ -146,5 +160,5 @@ def test_a_model_that_cannot_be_counted_is_an_error(shape: Shape) -> None:
 def test_a_cpu_is_planned_for_memory_only() -> None:
     job = _make_job(model={"shape": "llama-3.2-1b"}, data={"train": "x", "max_length": 256})
     here = shape_of(job.model, "sft")
-    plan = make_plan(job, GPUS["cpu"], (1, 2), (), shape=here, measure=partial(measure, device="cpu"), work=lambda config: WORK, price=None)
+    plan = make_plan(job, Offer(GPUS["cpu"], (1, 2)), shape=here, measure=partial(measure, device="cpu"), work=lambda config: WORK)
     assert all(row.tokens_per_second is None and row.memory.weights > 4e9 / (row.gpus if row.stage == 3 else 1) for row in plan.rows)

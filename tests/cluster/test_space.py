@@ -72,6 +72,8 @@ def test_a_point_is_set_in_the_job_and_written_out_as_a_job_file(tmp_path: Path)
         ("method.rank: {choice: []}", "choice: expected a list of values"),
         ("cluster.workers: {choice: [1, 2]}", "cluster.workers cannot be searched"),
         ("data.validation_fraction: {uniform: [0.1, 0.2]}", "data.validation_fraction cannot be searched"),
+        ("method.rank: {randint: [1, 99999999999999999999]}", "randint: expected two whole numbers below"),
+        ("method: {choice: [full, lora]}\nmethod.rank: {choice: [8]}", "method.rank and method are both searched"),
         ("seed: x\nmethod.rank: {choice: [8]}", "seed: expected a whole number"),
         ("seed: 1", "no field to search"),
         ("[]", "expected fields"),

@@ -1,9 +1,15 @@
 """The commands for jobs, against a real cluster of two raylets that asks for a token."""
 
+import contextlib
 import json
+import select
+import shlex
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +17,17 @@ import pytest
 
 from cluster.errors import JobMismatch, PackageTooLarge
 from cluster.job import JobSpec, identity, load_job
-from cluster.submit import Job, _check_continues, check_submittable, effective_address, exit_code, packed
+from cluster.submit import Job, _check_continues, check_address, check_submittable, effective_address, exit_code, packed
+from consortium.jobs import _show
 from tests import helpers
-from tests.cluster.raylets import Raylets, two_raylets
+from tests.cluster.raylets import Raylets
 from trainers.data.synthetic import DemoData, write_demo_data
-from trainers.errors import ConfigError
+from trainers.errors import ConfigError, DataError
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> DemoData:
     return write_demo_data(tmp_path_factory.mktemp("data"), tickets=200, documents=10)
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Raylets]:
-    with two_raylets(tmp_path_factory.mktemp("home")) as running:
-        yield running
 
 
 def _write_job(folder: Path, model: Path, data: DemoData, name: str = "tickets") -> Path:
@@ -82,7 +83,9 @@ def test_a_name_is_one_job_until_it_is_given_another(cluster: Raylets, submitted
 
 def test_a_failing_job_ends_the_command_with_its_own_exit_code(cluster: Raylets, llama_dir: Path, data: DemoData, tmp_path: Path) -> None:
     path = _write_job(tmp_path, llama_dir, data, name="broken")
-    done = cluster.consortium("submit", path, "--address", cluster.dashboard, "--wait", "--set", "data.group_by=custmer_id")
+    done = cluster.consortium(
+        "submit", path, "--address", cluster.dashboard, "--wait", "--set", "data.group_by=custmer_id", "--set", "cluster.workers=1"
+    )
     assert done.returncode == 2 and "FAILED, exit code 2" in done.stderr
     assert "did you mean 'customer_id'" in done.stdout
 
@@ -129,6 +132,46 @@ def test_a_folder_that_other_nodes_cannot_see_is_refused_before_the_run(
     assert done.returncode == 2 and "not on storage that all nodes share" in done.stderr, done.stderr
 
 
+_COUNTS = "import time\nfor number in range(30): print('line', number, flush=True); time.sleep(0.1)"
+_START = "import sys; from cluster.submit import Cluster; print(Cluster(sys.argv[1])._start(entrypoint=sys.argv[2]))"
+
+
+def test_a_log_is_followed_over_a_broken_connection_and_no_line_is_shown_twice(cluster: Raylets) -> None:
+    command = [sys.executable, "-c", _START, cluster.dashboard, shlex.join(["python", "-c", _COUNTS])]
+    started = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=helpers.REPOSITORY, env=cluster.environment)
+    with _breaking_at(b"line 7", int(cluster.dashboard.rpartition(":")[2])) as (port, broken):
+        done = cluster.consortium("jobs", "logs", started.stdout.strip(), "-f", "--address", f"http://127.0.0.1:{port}")
+    assert done.returncode == 0 and broken.is_set(), started.stderr + done.stderr
+    assert [line for line in done.stdout.splitlines() if line.startswith("line")] == [f"line {number}" for number in range(30)]
+
+
+@contextmanager
+def _breaking_at(text: bytes, target: int) -> Iterator[tuple[int, threading.Event]]:
+    """A port that leads to `target` on this machine, and cuts the first connection that brings `text` back."""
+    broken = threading.Event()
+
+    def lead(came: socket.socket) -> None:
+        with came, socket.create_connection(("127.0.0.1", target)) as gone, contextlib.suppress(OSError):
+            while True:
+                ready, _, _ = select.select([came, gone], [], [])
+                for side in ready:
+                    if not (part := side.recv(65536)):
+                        return
+                    (gone if side is came else came).sendall(part)
+                    if side is gone and text in part and not broken.is_set():
+                        broken.set()
+                        return
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):  # the port is closed
+            while True:
+                threading.Thread(target=lead, args=(port.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as port:
+        threading.Thread(target=accept, daemon=True).start()
+        yield port.getsockname()[1], broken
+
+
 def test_no_dashboard_at_the_address_is_one_line(cluster: Raylets) -> None:
     done = cluster.consortium("jobs", "list", "--address", "http://127.0.0.1:1")
     assert done.returncode == 2 and "no Ray dashboard at http://127.0.0.1:1" in done.stderr and "Traceback" not in done.stderr
@@ -142,6 +185,17 @@ def test_the_address_given_wins_over_the_environment_and_that_is_said() -> None:
         "RAY_ADDRESS=http://b:8265 is set and not used",
     )
     assert effective_address(None, {})[0] == "http://127.0.0.1:8265"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:8265", "http://", "ftp://head", "ray://head:10001", "http://head:99999", "http://[head"])
+def test_what_is_no_url_of_a_dashboard_is_refused(address: str) -> None:
+    with pytest.raises(ConfigError, match="expected a URL"):
+        check_address(address)
+
+
+def test_brackets_in_paths_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    _show(_known(run_dir="/shared/[old]/runs/a", message="[/old] failed"))
+    assert "/shared/[old]/runs/a" in capsys.readouterr().err
 
 
 def _make_job(folder: Path, text: str = "") -> JobSpec:
@@ -174,7 +228,15 @@ def test_too_much_data_is_refused_by_name_before_it_is_copied(tmp_path: Path) ->
 @pytest.mark.parametrize("output", [None, "runs", "./runs"])
 def test_an_output_that_only_this_machine_has_is_refused(tmp_path: Path, output: str | None) -> None:
     with pytest.raises(ConfigError, match="output"):
-        check_submittable(_make_job(tmp_path), output)
+        check_submittable({"output": output, "data": "/shared/rows.jsonl"}, tmp_path)
+
+
+@pytest.mark.parametrize("data", ["rows.json", ["/shared/a.jsonl", "rows.json"], {"train": "/shared/a.jsonl", "validation": ["rows.json"]}])
+def test_data_that_are_not_beside_the_job_file_are_told_before_anything_is_sent(tmp_path: Path, data: Any) -> None:
+    with pytest.raises(DataError, match=r"rows\.json: no such file"):
+        check_submittable({"output": "/shared/runs", "data": data}, tmp_path)
+    (tmp_path / "rows.json").touch()
+    check_submittable({"output": "/shared/runs", "data": data}, tmp_path)
 
 
 def _known(**changes: Any) -> Job:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cluster.job import JobSpec
+from cluster.job import JobSpec, load_job, set_field
 from cluster.suggest import Facts, adapter_weights, changes, suggest
 from tests import helpers
 from tests.trainers import jobs
@@ -76,14 +77,26 @@ def test_each_choice_comes_with_its_reason_and_what_is_there_now() -> None:
     assert now["method.rank"] == 16 and now["train.learning_rate"] == "auto" and now["train.epochs"] is None
 
 
+def test_a_job_with_a_number_of_steps_gets_epochs_in_their_place() -> None:
+    job = JobSpec.model_validate({"task": "sft", "model": "/m", "data": "rows.jsonl", "train": {"max_steps": 10}})
+    values = job.model_dump()
+    for choice in suggest(job, FACTS):
+        set_field(values, choice.field, choice.value)
+    taken = JobSpec.model_validate(values).train
+    assert taken.max_steps is None and taken.epochs
+
+
 def test_the_command_prints_settings_that_train_takes(llama_dir: Path, tmp_path: Path) -> None:
     job = tmp_path / "job.yaml"
-    job.write_text(f"task: sft\nmodel: {llama_dir}\ndata: {{train: {jobs.write_rows(tmp_path)}}}\noutput: {tmp_path}\n")
+    job.write_text(
+        f"task: sft\nmodel: {llama_dir}\ndata: {{train: {jobs.write_rows(tmp_path)}}}\ntrain: {{max_steps: 9}}\noutput: {tmp_path}\n"
+    )
     command = [sys.executable, "-m", "consortium", "suggest", str(job), "--gpu", "h100"]
     environment = os.environ | {"COLUMNS": "200"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=helpers.REPOSITORY, env=environment)
     line = done.stdout.splitlines()[-1]
     assert done.returncode == 0, done.stderr
     assert line.startswith(f"consortium train {job} --set ") and "--set train.learning_rate=0.0005" in line
+    assert load_job(job, [setting for setting in shlex.split(line) if "=" in setting]).train.max_steps is None
     found = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=120, cwd=helpers.REPOSITORY, env=environment)
     assert {choice["field"] for choice in json.loads(found.stdout)} >= {"method.rank", "data.max_length", "train.epochs"}

@@ -37,16 +37,18 @@ def _write_job(folder: Path, model: Path) -> Path:
     [
         ("workers", "", "--workers '': expected values with commas between them"),
         ("workers", "1,,2", "--workers '1,,2'"),
-        ("workers", "0", "--workers 0: expected a whole number of at least 1"),
+        ("workers", "0", "--workers 0: expected a whole number from 1 to 1,000,000"),
         ("workers", "1,two", "--workers two: expected a whole number"),
         ("methods", "lora,qlora", "--method qlora: expected of full, lora, nf4, int8"),
         ("stages", "4", "--zero 4: expected of 1, 2, 3"),
-        ("lengths", "1", "--seq 1: expected a whole number of at least 2"),
-        ("projected", "2", "--project 2: expected more workers than the 4"),
+        ("lengths", "1", "--seq 1: expected a whole number from 2"),
+        ("workers", "9" * 5000, "--workers 99999999999999999999: expected a whole number"),
+        ("price", float("inf"), "--price inf: expected a finite number"),
+        ("projected", "2", "--project 2: expected more than 4"),
     ],
 )
 def test_a_mistake_in_a_list_is_one_line_before_anything_starts(
-    llama_dir: Path, tmp_path: Path, option: str, value: str, message: str
+    llama_dir: Path, tmp_path: Path, option: str, value: Any, message: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
         run_bench(_write_job(tmp_path, llama_dir), [], **OPTIONS | {"workers": "4", option: value}, steps=1)
@@ -62,7 +64,10 @@ def test_results_that_are_there_are_not_overwritten(llama_dir: Path, tmp_path: P
 def test_a_mistake_is_two_lines_and_exit_code_2(llama_dir: Path, tmp_path: Path) -> None:
     done = _consortium_bench(_write_job(tmp_path, llama_dir), "--workers", "0")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.splitlines() == ["error: --workers 0: expected a whole number of at least 1", "  hint: as in --workers 1,2,4,8"]
+    assert done.stderr.splitlines() == [
+        "error: --workers 0: expected a whole number from 1 to 1,000,000",
+        "  hint: as in --workers 1,2,4,8",
+    ]
 
 
 def test_the_help_of_bench_imports_nothing_heavy() -> None:

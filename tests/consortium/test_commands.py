@@ -1,5 +1,6 @@
 """The command as a user runs it: in a process of its own."""
 
+import io
 import json
 import os
 import signal
@@ -11,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests import helpers
+from trainers.config import Task
 from trainers.data.synthetic import DemoData, write_demo_data
+from trainers.errors import ConfigError, DataError
 
 
 def _consortium(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -49,6 +52,10 @@ def test_help_imports_nothing_heavy() -> None:
     heavy = "print(sorted(set(sys.modules) & {'torch', 'ray', 'flwr', 'transformers', 'datasets', 'deepspeed', 'numpy', 'pydantic'}))"
     output = subprocess.run([sys.executable, "-c", code + heavy], capture_output=True, text=True, check=True, cwd=helpers.REPOSITORY).stdout
     assert "Fine-tune language models" in output and output.splitlines()[-1] == "[]"
+
+
+def test_help_says_what_an_argument_is() -> None:
+    assert "Run directory" in _consortium("export", "--help").stdout
 
 
 def test_train_prints_what_was_chosen_with_its_reason_and_the_result(run_dir: Path) -> None:
@@ -92,6 +99,83 @@ def test_predict_answers_each_line_and_abstains_below_a_confidence(run_dir: Path
     assert [answer["abstained"] for answer in answers] == [True, True] and answers[0]["input"] == "I lost my card"
 
 
+def test_a_line_that_cannot_be_answered_is_named_and_not_shown(run_dir: Path) -> None:
+    done = _consortium("predict", run_dir, stdin='a secret text\n\n{"text": 3, "note": "secret"}\n')
+    assert done.returncode == 2 and "-:3: expected a text or prompt" in done.stderr
+    assert "secret" not in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("options", [("--model", "somewhere"), ("--task", "classify")])
+def test_inspect_refuses_what_the_job_file_says_already(llama_dir: Path, data: DemoData, tmp_path: Path, options: tuple[str, str]) -> None:
+    done = _consortium("data", "inspect", data.tickets_test, "--job", _write_job(tmp_path, llama_dir, data), *options)
+    assert done.returncode == 2 and f"{options[0]} and --job exclude each other" in done.stderr
+
+
+def test_a_line_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    from consortium.evaluation import _chunks
+
+    (tmp_path / "lines.txt").write_bytes(b"fine\r\n\n\xff\n")
+    with pytest.raises(DataError, match=r"lines\.txt:3: not UTF-8"):
+        list(_chunks(str(tmp_path / "lines.txt"), 64))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--by", "nowhere"), "--by nowhere: no such column"),
+        (("--label", "nowhere"), "--label nowhere: no such column"),
+        (("--review", "/nowhere/sheet.csv"), "--review /nowhere/sheet.csv: No such file"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_told_before_the_weights_are_loaded(
+    run_dir: Path, data: DemoData, monkeypatch: pytest.MonkeyPatch, options: tuple[str, str], message: str
+) -> None:
+    from consortium import evaluation
+
+    monkeypatch.setattr(evaluation, "load_target", None)
+    arguments: dict[str, object] = dict.fromkeys(("by", "label", "terms", "review", "limit"))
+    name, value = options[0].removeprefix("--"), Path(options[1]) if options[0] == "--review" else options[1]
+    with pytest.raises((ConfigError, DataError), match=message):
+        evaluation.evaluate_model(run_dir, data.tickets_test, **arguments | {name: value}, generate=False, base=False, as_json=True)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("task", "option"), [("classify", "--label"), ("classify", "--generate"), ("pretrain", "--review")])
+def test_an_option_that_would_do_nothing_is_refused(task: Task, option: str) -> None:
+    from consortium.evaluation import _check_asked
+
+    options = dict.fromkeys(("--label", "--terms", "--generate", "--review"))
+    _check_asked(task, options)
+    with pytest.raises(ConfigError, match=f"{option}: the model"):
+        _check_asked(task, options | {option: "x"})
+
+
+def test_metrics_without_a_value_are_null_in_json() -> None:
+    from consortium.evaluation import _finite
+
+    assert _finite({"perplexity": float("inf"), "by": {"x": float("nan")}, "rows": 2}) == {"perplexity": None, "by": {"x": None}, "rows": 2}
+
+
+def test_the_table_of_classes_holds_whole_names_and_counts_those_without_rows() -> None:
+    from rich.console import Console
+
+    from consortium.evaluation import show_metrics
+
+    scores = {"precision": 0.5, "recall": 0.5, "f1": 0.5, "false_positive_rate": 0.0, "support": 4}
+    name = "balance_not_updated_after_bank_transfer"
+    console = Console(width=80, record=True, file=io.StringIO())
+    show_metrics({"rows": 4, "per_class": {name: scores, "other": scores | {"f1": None, "support": 0}}}, console)
+    shown = console.export_text()
+    assert name in shown and "1 that occur neither in the rows nor in the answers" in shown
+
+
+def test_export_to_where_nothing_can_be_written_is_one_line(tmp_path: Path) -> None:
+    from consortium.evaluation import export_model
+
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"--output .*/file/model: "):
+        export_model(tmp_path, tmp_path / "file" / "model", merge=False)
+
+
 def test_export_merges_the_adapter_into_a_model_that_loads(run_dir: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
@@ -110,6 +194,13 @@ def test_init_writes_a_job_that_only_lacks_a_model(tmp_path: Path) -> None:
     assert _consortium("init", tmp_path / "new").returncode == 0
     refused = _consortium("train", tmp_path / "new" / "job.yaml", "--set", f"output={tmp_path}")
     assert refused.returncode == 2 and "no directory /models/Llama-3.1-8B" in refused.stderr
+
+
+def test_init_leaves_a_folder_with_files_in_it_alone(tmp_path: Path) -> None:
+    (tmp_path / "terms.txt").write_text("mine")
+    refused = _consortium("init", tmp_path)
+    assert refused.returncode == 2 and "is not empty" in refused.stderr
+    assert (tmp_path / "terms.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,18 @@ def test_every_family_can_be_counted(tmp_path: Path, family: str) -> None:
     assert ROWS * (found.kept_first + found.kept_block) == pytest.approx(_saved(config, SDPBackend.MATH), rel=0.05)
 
 
+@pytest.mark.parametrize("family", ["bert", "modernbert", "llama"])
+def test_adapters_of_a_classifier_are_counted_with_its_new_head(tmp_path: Path, family: str) -> None:
+    helpers.make_model(family, tmp_path)
+    config = _make_config({"path": str(tmp_path), "dtype": "float32"}, task="classify")
+    base = load_base(config.model, "classify", load_tokenizer(config.model), labels=["a", "b"], device=torch.device("cpu"), seed=0)
+    module = add_adapters(base, config.method, "classify", quantized=False)
+
+    found = _measure(config)
+
+    assert found.trained == found.adapters == sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
+
+
 def test_8b_keeps_per_token_what_is_counted_by_hand() -> None:
     hidden, kv, inner, heads = 4096, 1024, 14336, 32
     found = _measure(
@@ -119,3 +131,13 @@ def test_a_model_that_cannot_run_without_data_is_not_counted(monkeypatch: pytest
 
     monkeypatch.setattr(LlamaMLP, "forward", lambda self, x: x[x > 0])
     assert measure(_make_config({"path": str(llama_dir), "dtype": "float32"}), "cpu") is None
+
+
+@pytest.mark.parametrize("error", [TypeError, AttributeError, RuntimeError])
+def test_a_fault_of_the_counting_is_not_taken_for_one_of_the_model(monkeypatch: pytest.MonkeyPatch, llama_dir: Path, error: Any) -> None:
+    def fail(*_: Any) -> None:
+        raise error("a fault of ours")
+
+    monkeypatch.setattr("trainers.footprint.fuse_updates", fail)
+    with pytest.raises(error, match="a fault of ours"):
+        measure(_make_config({"path": str(llama_dir), "dtype": "float32"}), "cpu")

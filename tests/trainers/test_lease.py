@@ -1,5 +1,6 @@
 import fcntl
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from tests.helpers import REPOSITORY
 from trainers import lease
 from trainers.errors import RunBusyError
 from trainers.lease import EXPIRY_SECONDS, Lease, check_free
+from trainers.storage import Store
 
 HOLD = """
 import sys
@@ -276,3 +278,38 @@ def _make_folders(folder: Path, count: int) -> list[Path]:
     for one in folders:
         one.mkdir()
     return folders
+
+
+def test_two_runs_do_not_hold_one_place_in_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.02)
+    store = Store(f"file://{tmp_path}/bucket/run")
+    mine = Lease(tmp_path, "mine", store)
+    mine.acquire()
+    with pytest.raises(RunBusyError, match=f"file://.*/bucket/run is held by a live run .process {os.getpid()} on "):
+        Lease(tmp_path, "theirs", store).acquire()
+    with pytest.raises(RunBusyError):
+        check_free(tmp_path, store)
+
+    successor = Lease(tmp_path, "mine", store)  # the same run, its workers started again
+    successor.acquire()
+    _wait_for(lambda: mine.lost)
+
+    successor.release()
+    check_free(tmp_path, store)
+    assert not list((tmp_path / "bucket" / "run").iterdir())
+
+
+def test_a_store_that_stalls_costs_a_heartbeat_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.02)
+    bucket = tmp_path / "bucket"
+    held = Lease(tmp_path, "mine", Store(f"file://{bucket}"))
+    held.acquire()
+    bucket.rename(tmp_path / "away")
+    bucket.touch()  # no folder: every call fails
+    time.sleep(0.1)
+    bucket.unlink()
+    (tmp_path / "away").rename(bucket)
+    came_back = time.time()
+    _wait_for(lambda: bool((bucket / "lease.json").read_bytes()) and _holder(bucket)["beat"] > came_back)
+    assert not held.lost
+    held.release()

@@ -12,7 +12,7 @@ from tests import helpers
 from tests.trainers import jobs
 from trainers.checkpoint import find
 from trainers.config import TrainConfig, validate
-from trainers.errors import CheckpointError
+from trainers.errors import CheckpointError, ConfigError
 from trainers.storage import Store
 from trainers.worker import train
 
@@ -86,7 +86,7 @@ def test_a_store_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match=r"output: file://.*file/run"):
         Store(f"file://{tmp_path}/file/run").put(tmp_path / "file", "name")
-    with pytest.raises(CheckpointError, match=r"output: gopher://"):
+    with pytest.raises(ConfigError, match=r"output: gopher://"):
         Store("gopher://somewhere/run")
 
 

@@ -1,0 +1,342 @@
+"""A private run: `private_steps` and `private_step`, in the place of the ordinary ones of trainers.loop.
+
+A step, on every worker: the same secret coins decide who takes part; the records of a unit lie on one worker; its gradient is clipped there
+added up; every worker adds noise to a stretch of its own of the sum; DeepSpeed brings the sums together and takes the step. The ledger has
+the step before its noise is drawn into the sum. Nothing of a step but the new weights is public.
+"""
+
+import contextlib
+import hashlib
+import math
+import time
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from privacy.dp_lora import Segment, UnitGradients, capture
+from privacy.errors import BudgetRefused, ConsortiumError
+from privacy.ledger import Reservation
+from privacy.noise import GaussianNoise
+from privacy.plan import PrivacyPlan
+from privacy.sampling import UnitSampler
+from privacy.selftest import SelfTest, Verdicts
+from privacy.stream import Stream, fresh_key
+from trainers.data.batches import Batch, collate
+from trainers.data.packing import MicroBatch, place
+from trainers.data.prepare import Prepared, Sample
+from trainers.engine import Engine
+from trainers.errors import RunBusyError
+from trainers.world import World
+
+BUFFER_BYTES = 2 * 2**30
+"""Most bytes of gradients that units keep open at a time: 12 units of rank-16 adapters on 8 billion parameters"""
+
+
+@dataclass(frozen=True)
+class Units:
+    """Who is in the rows: `records[u]` are the examples of unit u. Which units there are is private."""
+
+    records: list[np.ndarray]
+
+    @staticmethod
+    def of(data: Prepared, *, max_records: int | None) -> "Units":
+        """The first `max_records` examples of each unit, in the order of the files: a choice that no other unit has a part in."""
+        order = np.argsort(data.units, kind="stable")
+        borders = np.flatnonzero(np.diff(data.units[order])) + 1
+        return Units([records[:max_records] for records in np.split(order, borders)] if len(order) else [])
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+@dataclass
+class PrivatePass:
+    """One forward pass of this worker, and which of its tokens are whose."""
+
+    batch: Batch
+    segments: list[Segment]
+
+
+@dataclass
+class Group:
+    """Units whose gradients are open together, over as many passes as their records take."""
+
+    units: list[int]
+    passes: list[PrivatePass]
+
+
+@dataclass
+class PrivateWork:
+    """What this worker does in a step."""
+
+    drawn: np.ndarray
+    """All units of the step, over all workers"""
+    groups: list[Group]
+
+
+@dataclass
+class Private:
+    """What a private run has besides `Run`."""
+
+    plan: PrivacyPlan
+    units: Units
+    sampler: UnitSampler
+    noise: GaussianNoise
+    gradients: UnitGradients
+    whole: dict[str, torch.Tensor]
+    """The trained parameters as the passes compute with them, whole on every worker"""
+    reservation: Reservation | None
+    """Rank 0 has it"""
+    test: SelfTest
+    taken: int = 0
+    """Steps of this start"""
+    pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "private"))
+
+    @property
+    def at_once(self) -> int:
+        """Units whose gradients may be open together."""
+        return max(1, BUFFER_BYTES // (4 * self.gradients.size))
+
+
+def begin(
+    plan: PrivacyPlan, units: Units, engine: Engine, base: Any, world: World, reservation: Reservation | None, *, seed: int | None = None
+) -> Private:
+    """Make the layers leave their gradients unit by unit, and draw the secrets of this start. All ranks call it.
+
+    With a `seed` nothing is secret: for tests. Raises PlanError where the model mixes examples, or trains what is not seen by unit.
+    """
+    if len(units) > plan.units:
+        raise ConsortiumError(f"the rows are of {len(units)} units, more than privacy.units: {plan.units}",
+                              "declare a number that the population never exceeds; the promise is made for it")  # fmt: skip
+    gradients = UnitGradients({name: torch.Size(getattr(p, "ds_shape", p.shape)) for name, p in engine.names.items()}, world.device)
+    whole = engine.whole()
+    capture(engine.module, engine.names, gradients, whole)
+    base.get_input_embeddings().register_forward_hook(_require_gradient)
+    key = world.on_main(fresh_key) if seed is None else seed.to_bytes(32, "big")
+    noise = Stream() if seed is None else Stream(seed=seed + 1 + world.rank)
+    return Private(
+        plan=plan,
+        units=units,
+        sampler=UnitSampler(len(units), plan.sampling_rate, plan.cap, Stream(key)),
+        noise=GaussianNoise(plan.noise_scale, noise),
+        gradients=gradients,
+        whole=whole,
+        reservation=reservation,
+        test=SelfTest(plan),
+    )
+
+
+def _require_gradient(_module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+    """The backward pass needs a beginning: no weight below the adapters is trained."""
+    return output.requires_grad_() if torch.is_grad_enabled() and output.is_leaf else output
+
+
+def private_steps(run: Any, private: Private, first: int) -> Generator[bool]:
+    """Take one step after the other from `first` on; whether a worker wants all to ask if a machine is leaving.
+
+    Ends early, and says so, when the reserved steps are used up: after failures that made too many be taken again.
+    """
+    with contextlib.closing(_works(run, private)) as upcoming:
+        for step in range(first, private.plan.steps):
+            try:
+                yield private_step(run, private, step, next(upcoming))
+            except BudgetRefused as refused:
+                run.log.emit("warning", step=step, message=f"{refused.message}: the run ends here, at the promise it made")
+                return
+
+
+def private_step(run: Any, private: Private, step: int, work: PrivateWork) -> bool:
+    """One step over the units drawn; see the head of this file. Raises what the ledger raises, RunBusyError."""
+    began = time.perf_counter()
+    charged = private.pool.submit(_charge, private.reservation)
+    stretch = _stretch(private.gradients.size, run.world)
+    noise = private.pool.submit(private.noise.draw, len(stretch))
+    seed = run.draw_seed(step)
+    total, loss = clipped_sum(run, private, work, seed)
+    if private.test.moved is None and len(work.drawn):
+        private.test.moved = _replay(run, private, work)
+    refused, lost, asked = run.world.sum(float(_failed(charged)), float(run.lease.lost), float(run.notice.is_due))
+    if lost:
+        raise RunBusyError("another run has taken over the run directory", "this one ends without another write to it")
+    if refused:
+        run.world.agree(charged.exception())  # type: ignore[arg-type]
+    _add_noise(private, total, stretch, noise)
+    total /= private.plan.expected_batch
+    run.engine.accumulate(dict(private.gradients.split(total)))
+    rate = run.learning_rate(step)
+    norm = run.engine.step(rate)
+    private.whole.update(run.engine.whole())
+    private.test.saw_draw(work.drawn)
+    private.taken += 1
+    run.report_private(step, units=len(work.drawn), loss=loss, rate=rate, norm=norm, seconds=time.perf_counter() - began)
+    return asked > 0
+
+
+def clipped_sum(run: Any, private: Private, work: PrivateWork, seed: int) -> tuple[torch.Tensor, float]:
+    """This worker's share of the sum of clipped gradients (numbers,), and of the loss."""
+    torch.manual_seed(seed)
+    total, loss = torch.zeros(private.gradients.size, device=run.world.device), 0.0
+    for group in work.groups:
+        private.gradients.begin(len(group.units))
+        for part in group.passes:
+            private.gradients.expect(part.segments, *part.batch.input_ids.shape)
+            summed, _ = run.engine.compute(part.batch.to(run.world.device))
+            summed.backward()
+            loss += float(summed.detach())
+        private.gradients.clip_into(total, private.plan.clip_norm)
+    return total, loss
+
+
+def _add_noise(private: Private, total: torch.Tensor, stretch: range, noise: "Future[np.ndarray]") -> None:
+    mine = total[stretch.start : stretch.stop]
+    before = mine.cpu().numpy().copy()
+    mine += torch.from_numpy(noise.result()).to(total.device)
+    private.test.saw_noise(before, mine.cpu().numpy())
+
+
+def _charge(reservation: Reservation | None) -> None:
+    if reservation is not None:
+        reservation.charge(1)
+
+
+def _failed(charged: "Future[None]") -> bool:
+    return charged.exception() is not None
+
+
+def _stretch(size: int, world: World) -> range:
+    """Of the sum's numbers, those to which this worker adds the noise."""
+    each = math.ceil(size / world.size)
+    return range(min(size, each * world.rank), min(size, each * (world.rank + 1)))
+
+
+def _replay(run: Any, private: Private, work: PrivateWork) -> float:
+    """The step's sum with one unit's rows exchanged for nothing, and how far it moved, over the clipping norm. All ranks call it.
+
+    The shapes stay, so that what other units contribute is computed by the same operations: what else moves, leaked.
+    """
+    without = int(work.drawn[0])
+    run.engine.train(False)  # dropout would draw otherwise for a changed pass
+    both = [clipped_sum(run, private, each, 0)[0] for each in (work, _without(work, without))]
+    run.engine.train()
+    return math.sqrt(run.world.sum(float((both[0] - both[1]).double().square().sum()))[0]) / private.plan.clip_norm
+
+
+def _without(work: PrivateWork, unit: int) -> PrivateWork:
+    return replace(work, groups=[_group_without(group, unit) for group in work.groups])
+
+
+def _group_without(group: Group, unit: int) -> Group:
+    if unit not in group.units:
+        return group
+    place = group.units.index(unit)
+    return Group(group.units, [_pass_without(part, place) for part in group.passes])
+
+
+def _pass_without(part: PrivatePass, place: int) -> PrivatePass:
+    ids = part.batch.input_ids.clone()
+    for segment in part.segments:
+        if segment.unit == place:
+            ids[segment.row, segment.start : segment.end] = 0
+    batch = replace(part.batch, input_ids=ids)
+    return PrivatePass(batch, [segment for segment in part.segments if segment.unit != place])
+
+
+def verdicts(run: Any, private: Private, charged: int) -> Verdicts:
+    """Of this start, brought together from all workers; `charged` counts on rank 0."""
+    shares = run.world.gather(private.test.share())
+    charged = run.world.on_main(lambda: charged)
+    taken = private.taken
+    private.test.moved = run.world.on_main(lambda: private.test.moved)
+    return private.test.judge(shares, units=len(private.units), steps=taken, drawn=private.sampler.drawn, charged=charged)
+
+
+# Who computes what
+
+
+def _works(run: Any, private: Private) -> Generator[PrivateWork]:
+    """This worker's share of step after step; while one is computed, a thread draws and makes the next."""
+    with ThreadPoolExecutor(1, "batches") as ahead:
+        upcoming = ahead.submit(step_work, run, private)
+        try:
+            while True:
+                work = upcoming.result()
+                upcoming = ahead.submit(step_work, run, private)
+                yield work
+        finally:
+            upcoming.cancel()
+
+
+def step_work(run: Any, private: Private) -> PrivateWork:
+    """Draw a step's units and make this worker's passes; every worker gets as many, the short ones dummies."""
+    drawn = private.sampler.draw()
+    shares = _share(drawn, private.units, run.train.lengths, run.world.size)
+    plans = [_plan_groups(share, run, private) for share in shares]
+    most = max(sum(len(passes) for _, passes in plan) for plan in plans)
+    groups = [_group(units, passes, run, private) for units, passes in plans[run.world.rank]]
+    dummies = most - sum(len(group.passes) for group in groups)
+    if dummies and len(run.train):
+        groups.append(Group([], [_dummy(run) for _ in range(dummies)]))
+    return PrivateWork(drawn, groups)
+
+
+def _share(drawn: np.ndarray, units: Units, lengths: np.ndarray, workers: int) -> list[list[int]]:
+    """Whole units to workers, the longest first to whoever has least."""
+    tokens = {int(unit): int(lengths[units.records[unit]].sum()) for unit in drawn}
+    shares: list[list[int]] = [[] for _ in range(workers)]
+    loads = [0] * workers
+    for unit in sorted(tokens, key=lambda unit: (-tokens[unit], unit)):
+        least = loads.index(min(loads))
+        shares[least].append(unit)
+        loads[least] += tokens[unit]
+    return shares
+
+
+def _plan_groups(share: Sequence[int], run: Any, private: Private) -> list[tuple[list[int], list[MicroBatch]]]:
+    """A worker's units in groups that may be open together, each with its passes: places in the list of the group's records."""
+    plans = []
+    for start in range(0, len(share), private.at_once):
+        units = list(share[start : start + private.at_once])
+        records = np.concatenate([private.units.records[unit] for unit in units])
+        placement = place(
+            run.train.lengths[records],
+            workers=1,
+            micro_batch_tokens=run.config.train.micro_batch_tokens,
+            packing=run.packing,
+            hidden_size=run.attention_width,
+        )
+        plans.append((units, [micro for micro in placement.micro_batches[0] if micro]))
+    return plans
+
+
+def _group(units: list[int], passes: list[MicroBatch], run: Any, private: Private) -> Group:
+    records = [(row, int(example)) for row, unit in enumerate(units) for example in private.units.records[unit]]
+    weights = [1.0 / len(private.units.records[unit]) for unit in units]
+    return Group(units, [_pass(run, micro, records, weights) for micro in passes])
+
+
+def _pass(run: Any, micro: MicroBatch, records: Sequence[tuple[int, int]], weights: Sequence[float]) -> PrivatePass:
+    samples: Iterator[Sample] = iter(run.train.samples([records[number][1] for row in micro for number in row]))
+    rows = [[next(samples) for _ in row] for row in micro]
+    segments = []
+    for place_of_row, row in enumerate(micro):
+        start = 0
+        for number in row:
+            unit, example = records[number]
+            end = start + int(run.train.lengths[example])
+            segments.append(Segment(unit, place_of_row, start, end, weights[unit] / int(run.train.targets[example])))
+            start = end
+    return PrivatePass(collate(rows, packed=run.packing, classify=run.classify, pad_id=run.pad_id), segments)
+
+
+def _dummy(run: Any) -> PrivatePass:
+    """A pass that teaches nothing: it is there for the collective calls of the others."""
+    sample = run.train.samples([int(np.argmin(run.train.lengths))])
+    return PrivatePass(collate([sample], packed=run.packing, classify=run.classify, pad_id=run.pad_id, weight=0.0), [])
+
+
+def unit_digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()
