@@ -12,7 +12,7 @@ from privacy.ledger import Head, Ledger, Status, verify
 from privacy.planner import WEAK_ABOVE
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
-_out = Console(highlight=False, soft_wrap=True)
+_out = Console(highlight=False, soft_wrap=True, markup=False)
 
 
 def create_ledger(path: Path) -> None:
@@ -70,7 +70,8 @@ def verify_ledger(path: Path, noted: str | None) -> None:
 
 def _show(name: str, status: Status) -> None:
     grant, filter = status.grant, status.filter
-    _out.print(f"[bold]{name}[/]  epsilon {grant.epsilon:g} at delta {grant.delta:g}" + (f", granted by {grant.by}" if grant.by else ""))
+    by = f", granted by {grant.by}" if grant.by else ""
+    _out.print(f"{name}  epsilon {grant.epsilon:g} at delta {grant.delta:g}{by}", style="bold")
     order = "no order yet" if filter.order is None else f"Renyi divergence of order {filter.order:g}"
     _out.print(f"  proven for all that is reserved or taken: epsilon {filter.proven:.4g}; remaining: {filter.remaining:.4g} ({order})")
     _out.print(f"  by PLD, had all been chosen beforehand: {status.epsilon_charged:.4g} taken, {status.epsilon_reserved:.4g} with reserved")

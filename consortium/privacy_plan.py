@@ -54,7 +54,7 @@ def _filter(path: Path | None, population: str | None) -> Filter | None:
 
 
 def _show(units: int, delta: float, reason: str, rows: list[Row], wished: int) -> None:
-    out = Console(highlight=False, soft_wrap=True)
+    out = Console(highlight=False, soft_wrap=True, markup=False)
     out.print(f"{units:,} units, delta {delta:g} ({reason})")
     table = Table("batch", "rate", "steps", "noise", "epsilon", "batch / noise", "ledger", box=None, padding=(0, 2))
     for row in rows:

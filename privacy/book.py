@@ -78,6 +78,7 @@ class Book:
                 self.files[body["sha256"]] = Attachment(population, **body)
             case "reserve":
                 _expect(body["id"] not in self.held and population in self.grants, "a reservation made twice, or without a grant")
+                _expect(body["event"]["steps"] >= 1, "a reservation of no steps")
                 self.held[body["id"]] = Held(population=population, **body | {"event": Event(**body["event"])})
             case "charge":
                 held = self._open(body["id"])

@@ -100,7 +100,8 @@ class UnitGradients:
 
     def norms(self) -> torch.Tensor:
         """Of the units as they stand, before clipping: (units,). Private."""
-        return torch.linalg.vector_norm(self._buffer[: self._units], dim=1)
+        found: torch.Tensor = torch.linalg.vector_norm(self._buffer[: self._units], dim=1)
+        return found
 
     def split(self, vector: torch.Tensor) -> Iterable[tuple[str, torch.Tensor]]:
         """A vector (numbers,) as views by parameter."""
@@ -264,12 +265,12 @@ def _forward_adapted(layer: Any, adapted: _AdaptedLayer, usual: Any, x: torch.Te
 def _capture_head(layer: Any, names: Mapping[int, str], units: UnitGradients, whole: Mapping[str, torch.Tensor]) -> set[str]:
     bias = None if layer.bias is None else names[id(layer.bias)]
     head = _Head(units, whole, names[id(layer.weight)], bias)
-    layer.forward = lambda x: _Linear.apply(x, head)
+    layer.forward = lambda x: _Linear.apply(x, head)  # type: ignore[no-untyped-call]
     return {head.weight} | ({bias} if bias else set())
 
 
 def _capture_norm(layer: Any, names: Mapping[int, str], units: UnitGradients, whole: Mapping[str, torch.Tensor]) -> set[str]:
     bias = None if layer.bias is None else names[id(layer.bias)]
     norm = _HeadNorm(units, whole, names[id(layer.weight)], bias, layer.eps)
-    layer.forward = lambda x: _Norm.apply(x, norm)
+    layer.forward = lambda x: _Norm.apply(x, norm)  # type: ignore[no-untyped-call]
     return {norm.weight} | ({bias} if bias else set())

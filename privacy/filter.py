@@ -74,7 +74,7 @@ class Filter:
 
     def admits(self, event: Event) -> bool:
         order = self.order_for(event)
-        rare = sum(each.overflow for each in (*self.events, event))
+        rare = sum(_overflow(each.times(1)) * each.steps for each in (*self.events, event))
         in_bound = self.spent(order) + _cost(event.times(1), order) * event.steps <= self.bound(order)
         return in_bound and rare * (1 + math.exp(min(self.epsilon, 700))) <= self.delta * OVERFLOW_SHARE
 
@@ -142,3 +142,8 @@ def calibrate(target: float, event: Callable[[float], Event], delta: float, filt
 @lru_cache(maxsize=1 << 16)
 def _cost(step: Event, order: float) -> float:
     return max(0.0, renyi(step, order)) + ROUNDING
+
+
+@lru_cache(maxsize=1 << 12)
+def _overflow(step: Event) -> float:
+    return step.overflow

@@ -14,16 +14,18 @@ files hold its rows, and each step that was taken on them. What the rows amount 
   not intent.
 
 Populations are people, declared by the officer, and not files: another export of the same customers has to be attached to the same
-population by hand, as a file is known by its content. So adding a row never renews a budget.
+population by hand, as a file is known by its content. So adding a row never renews a budget. Someone who is in two populations has spent
+the sum of what both have.
 """
 
 import hashlib
 import json
+import math
 import os
 import secrets
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -95,13 +97,14 @@ class Ledger:
                 f"{path}: {error.strerror}", "a ledger is created once; name a new file in a directory that is there"
             ) from error
         with _translated(path):
-            ledger = cls(path, _connect(path))
-            ledger._connection.execute("BEGIN IMMEDIATE")
-            for statement in _SCHEMA:
-                ledger._connection.execute(statement)
-            ledger._append("ledger", "", {"id": secrets.token_hex(8), "format": FORMAT})
-            ledger._connection.execute("COMMIT")
-        return ledger
+            connection = _connect(path)
+            with closing(connection):
+                connection.execute("BEGIN IMMEDIATE")
+                for statement in _SCHEMA:
+                    connection.execute(statement)
+                cls(path, connection)._append("ledger", "", {"id": secrets.token_hex(8), "format": FORMAT})
+                connection.execute("COMMIT")
+        return cls.open(path)
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -152,9 +155,12 @@ class Ledger:
     def grant(self, population: str, epsilon: float, delta: float, *, by: str = "", replace: bool = False) -> None:
         """Give a population its budget. One that has a budget keeps it unless `replace`; its events stay either way. Raises LedgerError."""
         if not population.isprintable() or not population.strip() or len(population) > 64:
-            raise LedgerError(f"population {population!r}: expected a name of 1 to 64 printable characters")
-        if not (0 < epsilon < float("inf") and 0 < delta < 1):
-            raise LedgerError(f"epsilon {epsilon:g}, delta {delta:g}: expected epsilon above 0 and delta between 0 and 1")
+            raise LedgerError(f"population {population!r}: expected a name of 1 to 64 printable characters", "as in retail-2026")
+        if not (0 < epsilon < math.inf and 0 < delta < 1):
+            raise LedgerError(
+                f"epsilon {epsilon:g}, delta {delta:g}: expected epsilon above 0 and delta between 0 and 1",
+                "`consortium privacy plan` shows what a budget allows",
+            )
         with self._writing() as book:
             if (stands := book.grants.get(population)) and not replace:
                 raise LedgerError(
@@ -175,9 +181,10 @@ class Ledger:
                     f"{path}: attached to {stands.population} already, as {stands.path}", "a file's rows are one population's"
                 )
             if units < 1:
-                raise LedgerError(f"{units} units: expected at least 1")
+                raise LedgerError(f"{units} units: expected at least 1", "--units is the number of customers whose rows the file may hold")
             _check_delta(grant.delta, units, path)
-            self._append("attach", population, {"sha256": sha256, "path": path, "units": units})
+            readable = path.encode(errors="backslashreplace").decode()  # a file's name need not be text
+            self._append("attach", population, {"sha256": sha256, "path": readable, "units": units})
 
     def population_of(self, digests: Collection[str]) -> str:
         """The one population to which all files of these contents (SHA-256) are attached. Raises LedgerError."""
@@ -198,6 +205,8 @@ class Ledger:
         with self._writing() as book:
             filter, id = book.filter(population), secrets.token_hex(8)
             _check_delta(filter.delta, event.units, "the job")
+            if not (event.steps >= 1 and 0 < event.sampling_rate <= 1 and 0 < event.noise_multiplier < math.inf):
+                raise LedgerError(f"{event}: expected steps from 1, a rate up to 1 and noise above 0", "a PrivacyPlan makes sound events")
             order = filter.demand(event)
             self._append("reserve", population, {"id": id, "run": run, "event": asdict(event), "order": order})
         return Reservation(self, id)
@@ -230,7 +239,7 @@ class Ledger:
         with self._writing() as book:
             held = book.reservation(id)
             if steps < 1:
-                raise LedgerError(f"{steps} steps: expected at least 1")
+                raise LedgerError(f"{steps} steps: expected at least 1", "close() gives back steps that are not taken")
             left = 0 if held.closed else held.event.steps - held.charged
             if steps > left:
                 raise BudgetRefused(
@@ -333,6 +342,8 @@ def _translated(path: Path) -> Iterator[None]:
     """SQLite's exceptions as ours."""
     try:
         yield
+    except sqlite3.ProgrammingError:
+        raise  # ours
     except sqlite3.DatabaseError as error:
         match getattr(error, "sqlite_errorname", "").split("_")[1:2]:
             case ["CORRUPT"]:

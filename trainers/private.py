@@ -193,7 +193,7 @@ def clipped_sum(run: Run, private: Private, work: PrivateWork, seed: int) -> tup
         private.gradients.begin(len(group.units))
         for part in group.passes:
             private.gradients.expect(part.segments, *part.batch.input_ids.shape)
-            summed, _ = run.engine.compute(part.batch.to(run.world.device))
+            summed = run.engine.compute(part.batch.to(run.world.device))
             summed.backward()
             loss += float(summed.detach())
         private.gradients.clip_into(total, private.plan.clip_norm)

@@ -312,7 +312,22 @@ def test_an_act_that_fails_leaves_no_row(tmp_path: Path) -> None:
 def test_a_file_name_that_is_no_text_can_be_attached(tmp_path: Path) -> None:
     with _make_ledger(tmp_path) as ledger:
         ledger.attach("retail", "aa", os.fsdecode(b"caf\xe9.jsonl"), 1000)
-        assert verify(ledger.path).number == 3
+        assert verify(ledger.path).number == 3 and ledger.book().files["aa"].path == "caf\\udce9.jsonl"
+
+
+def test_a_reservation_cannot_give_budget_back(tmp_path: Path) -> None:
+    with _make_ledger(tmp_path) as ledger:
+        ledger.reserve("retail", _make_event(), "run")
+        for event in (_make_event().times(-500), _make_event().times(0), Event(float("inf"), 0.005, 100_000, 735, 1)):
+            with pytest.raises(LedgerError, match="expected steps from 1"):
+                ledger.reserve("retail", event, "run")
+
+
+def test_every_commit_is_synced(tmp_path: Path) -> None:
+    with _make_ledger(tmp_path) as created, Ledger.open(created.path) as opened:
+        for ledger in (created, opened):
+            settings = [ledger._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")]
+            assert settings == ["wal", 2]
 
 
 @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])

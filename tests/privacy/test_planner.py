@@ -49,5 +49,10 @@ def test_larger_batches_give_more_signal_for_an_epsilon_and_the_ledger_is_asked_
     rows = plan_rows(Wish(100_000, 512, 1e-6, noise=0.8, epochs=3.0, spare_steps=10), spent)
     assert [row.batch for row in rows] == [128, 256, 512, 1024, 2048] and [row.steps for row in rows] == [2344, 1172, 586, 293, 147]
     assert sorted(rows, key=lambda row: row.signal or 0) == rows
-    assert [row.admitted for row in rows] == [True, True, False, False, False]
+    assert [row.admitted for row in rows] == [True, True, True, False, False]
     assert all("admitted: " in row.reason for row in rows if not row.admitted)
+
+
+def test_a_small_epsilon_is_looked_at_for_the_wished_batch_only() -> None:
+    rows = plan_rows(Wish(1000, 1000, 1e-5, target=0.4, steps=10), None)
+    assert [row.batch for row in rows] == [1000] and rows[0].epsilon == pytest.approx(0.4, rel=0.01)
