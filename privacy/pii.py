@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from privacy.pii_rules import AT, RULES, Kind, bare
+from privacy.pii_rules import AT, RULES, WITHOUT_DIGITS, Kind, Rule, bare
 
 _PSEUDONYM = re.compile(rf"\[(?:{'|'.join(Kind)}):[0-9a-f]{{6}}\]")
 
@@ -110,10 +110,21 @@ def _take(taken: bytearray, start: int, end: int) -> None:
 
 
 def _candidates(text: str, offset: int, names: NameFinder | None) -> Iterator[tuple[Kind, int, int]]:
+    has_digit = re.search(r"\d", text) is not None
     for rule in RULES:
-        for match in rule.pattern.finditer(text):
-            if rule.holds(match):
+        if has_digit or rule.kind in WITHOUT_DIGITS:
+            for match in _matches(rule, text):
                 yield rule.kind, *match.span("v")
     if names is not None:
         for start, end in sorted(names(text[offset:])):
             yield Kind.NAME, start + offset, end + offset
+
+
+def _matches(rule: Rule, text: str) -> Iterator[re.Match[str]]:
+    """Of a candidate that does not hold only the first character is passed over: a real one may begin within it."""
+    position = 0
+    while match := rule.pattern.search(text, position):
+        holds = rule.holds(match)
+        position = match.end() if holds else match.start() + 1
+        if holds:
+            yield match
