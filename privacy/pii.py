@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from privacy.errors import PrivacyError
 from privacy.pii_rules import AT, RULES, WITHOUT_DIGITS, Kind, Rule, bare
 
 _PSEUDONYM = re.compile(rf"\[(?:{'|'.join(Kind)}):[0-9a-f]{{6}}\]")
@@ -45,7 +46,7 @@ _SHOWN = {Kind.EMAIL: (1, 0), Kind.IBAN: (2, 4), Kind.CARD: (0, 4), Kind.LEI: (4
 def find(text: str, *, field: str = "", kinds: Iterable[Kind] = tuple(Kind), names: NameFinder | None = None) -> list[Finding]:
     """What is in a text, in order and without overlaps. `field` is the name of the field it stands in, and counts as words before it.
 
-    Pseudonyms of an earlier redaction are no findings.
+    Pseudonyms of an earlier redaction are no findings. Raises PrivacyError when the plug-in for names finds one outside the text.
     """
     label = _words_of(field) + ": " if field else ""
     whole, wanted = label + text, set(kinds)
@@ -117,6 +118,11 @@ def _candidates(text: str, offset: int, names: NameFinder | None) -> Iterator[tu
                 yield rule.kind, *match.span("v")
     if names is not None:
         for start, end in sorted(names(text[offset:])):
+            if not 0 <= start < end <= len(text) - offset:
+                raise PrivacyError(
+                    f"the plug-in for names found one from {start} to {end} in a text of {len(text) - offset} characters",
+                    "it returns pairs of where a name begins and ends",
+                )
             yield Kind.NAME, start + offset, end + offset
 
 
