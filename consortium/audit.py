@@ -14,7 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from cluster.job import load_job
-from privacy.pii import Kind, NameFinder
+from privacy.pii import NameFinder
+from privacy.pii_rules import Kind
 from trainers.data.audit import Audit, Balance, Repeat, audit
 from trainers.data.redact import check_paths, load_key, redact
 from trainers.errors import ConfigError

@@ -48,7 +48,7 @@ def find(text: str, *, field: str = "", kinds: Iterable[Kind] = tuple(Kind), nam
 
     Pseudonyms of an earlier redaction are no findings. Raises PrivacyError when the plug-in for names finds one outside the text.
     """
-    label = _words_of(field) + ": " if field else ""
+    label = _words_of(field) + ': "' if field else ""
     whole, wanted = label + text, set(kinds)
     taken = bytearray(len(whole))
     for match in _PSEUDONYM.finditer(whole):

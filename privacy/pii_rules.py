@@ -68,7 +68,7 @@ _TO_VALUE = rf"(?:[\W_]{{0,3}}+(?:{_FILLERS})\b){{0,4}}+[\W_]{{0,4}}?"
 _OTHERWISE = re.compile(
     r"(?<![^\W_])(?:order|invoice|inv|ref|reference|ticket|transaction|transfer id|txn?|case|tracking|parcel|shipment|policy|contract|"
     r"version|build|serial|sku|item|article|receipt|request|batch|job|row|customs|rechnung|bestellung|auftrag|vorgang|ip|total|amount|eur|usd|gbp|chf|"
-    rf"[€$£#])s?(?:[\W_]{{1,3}}(?:{_FILLERS}))*[\W_]*$",
+    rf"[€$£])s?(?:[\W_]{{1,3}}(?:{_FILLERS}))*[\W_]*$",
     re.IGNORECASE,
 )
 """Words that say a number is of another sort."""
@@ -215,11 +215,11 @@ RULES = (
     _rule(Kind.SECRET, r"://[^\s/:@]{1,64}+:(?P<v>[^\s/:@]{3,128}+)@"),
     _rule(
         Kind.SECRET,
-        rf"{_BEFORE}(?:{_PASSWORD_WORDS})(?P<joined>[\"']?\s{{0,3}}+(?:[:=]|is now|is|was|ist|lautet|est|es)?[\s\"':]{{1,3}}+|=)"
+        rf"{_BEFORE}(?:{_PASSWORD_WORDS})(?P<joined>[\"']?(?:\s{{0,3}}(?:[:=]|is now|is|was|ist|lautet|est|es))?[\s\"':]{{1,3}}+|=)"
         r"(?P<v>[^\s\"'<>,;]{4,128})(?<![.:?)])",
         _could_be_password,
     ),
-    _rule(Kind.SECRET, rf"{_BEFORE}pin(?: ?(?:code|number))?\s{{0,3}}+(?:[:=]|is now|is|was|ist)\s{{0,3}}+(?P<v>\d{{4,8}})(?!\d)"),
+    _rule(Kind.SECRET, rf"{_BEFORE}pin(?: ?(?:code|number))?\s{{0,3}}+(?:[:=]|is now|is|was|ist)[\s\"]{{0,3}}+(?P<v>\d{{4,8}})(?!\d)"),
     _rule(
         Kind.EMAIL,
         rf"(?P<v>{_begins(_WORD, not_after=_WORD)}[\w.+'-]{{0,63}}+{_AT_SIGN}(?:{_LABEL}{_DOT}){{1,6}}[^\W\d_]{{2,24}}+)(?![^\W_]|@)",
@@ -231,7 +231,7 @@ RULES = (
         flags=re.NOFLAG,
     ),
     *(
-        _rule(Kind.CARD, rf"(?P<v>{_begins('[2-6]', not_after=_DIGIT)}(?<!\d[.,][2-6]){layout})(?!\d)(?!\.\d)", _passes(checksums.is_card))
+        _rule(Kind.CARD, rf"(?P<v>{_begins('[2-6]', not_after=_DIGIT)}(?<!\d[.,][2-6])(?<!\+[2-6]){layout})(?!\d)(?!\.\d)", _passes(checksums.is_card))
         for layout in (
             r"\d{11,18}",
             rf"\d{{3}}(?:{_GAP}\d{{4}}){{3}}{_GAP}\d{{3}}",
@@ -242,7 +242,7 @@ RULES = (
     _rule(
         Kind.LEI,
         rf"(?P<v>[A-Za-z0-9](?:(?<!{_WORD}.)|(?<=(?i:lei).))[A-Za-z0-9]{{3}}"
-        rf"(?:[ -]?[A-Za-z0-9]{{4}}){{3}}[ -]?[A-Za-z0-9]{{2}}\d\d){_AFTER}",
+        rf"(?: ?[A-Za-z0-9]{{4}}){{3}} ?[A-Za-z0-9]{{2}}\d\d){_AFTER}",
         _passes(checksums.is_lei),
         flags=re.NOFLAG,
     ),
@@ -276,7 +276,7 @@ RULES = (
     ),
     _rule(Kind.PHONE, rf"(?P<v>\+(?<![\w+]\+){_SPACES}1(?:{_SPACES}\d){{10}})(?!\d)", _is_international),
     _rule(Kind.PHONE, rf"(?P<v>\+(?<![\w+]\+){_SPACES}[2-9](?:{_SPACES}\d){{6,15}})(?!\d)", _is_international),
-    _rule(Kind.PHONE, rf"(?P<v>00(?<![\w+]00)[1-9]\d{{0,2}}[ /-](?:{_SPACES}\d){{6,14}})(?!\d)", _is_international_here),
+    _rule(Kind.PHONE, rf"(?P<v>00(?<![\w+]00)(?<!\d 00)[1-9]\d{{0,2}}[ /-](?:{_SPACES}\d){{6,14}})(?!\d)", _is_international_here),
     _rule(
         Kind.PHONE,
         rf"(?P<v>{_begins('[(2-9]', not_after=_NUMERIC)}(?:(?<=\()[2-9]\d\d\)[ .-]{{0,2}}|(?<!\()\d\d[ .-])"
@@ -295,7 +295,7 @@ RULES = (
     ),
     _rule(
         Kind.PHONE,
-        rf"(?P<v>{_begins('[(0]', not_after=_NUMERIC)}(?:(?<=\()0\d{{1,5}}\)|(?<=0)(?:\d{{2,5}}|[2-9](?= \d{{4}})))"
+        rf"(?P<v>{_begins('[(0]', not_after=_NUMERIC)}(?<!\d [(0])(?:(?<=\()0\d{{1,5}}\)|(?<=0)(?:\d{{2,5}}|[2-9](?= \d{{4}})))"
         r"[ /-]{1,3}\d{3,8}(?:[ -]\d{2,5}){0,3})(?![\w-]|[.,:]\d)",
         _has_digits(9, 13),
     ),

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from privacy.pii import Kind, NameFinder, find
+from privacy.pii import NameFinder, find
+from privacy.pii_rules import Kind
 from trainers.config import DataConfig, Task
 from trainers.data.duplicates import Fingerprint, Index, Match, fingerprint
 from trainers.data.formats import BadRow, Content, Labelled, Row, in_validation, read_rows, split_key
@@ -211,7 +212,7 @@ def _balance(labels: Counter[str]) -> Balance:
 
 
 def texts(value: Any, column: str = "", name: str = "") -> Iterator[tuple[str, str, str]]:
-    """Every text in the values of a row, and every whole number as one: where it stands (`messages[2].content`), its field's name, itself."""
+    """Every text in the values of a row, and every whole number as one: place (`messages[2].content`), field's name, text."""
     match value:
         case str():
             yield column, name, value
@@ -238,6 +239,6 @@ def field_names(value: Any) -> Iterator[str]:
 
 
 def prose(values: Mapping[str, Any]) -> str:
-    """What a row says: its texts of three words and more, or all where there are none. Ids, labels and roles do not make two rows differ."""
+    """What a row says: its texts of three words and more, or all where there are none: ids, labels and roles do not make two rows differ."""
     found = [text for _, _, text in texts(values)]
     return "\n".join([text for text in found if len(text.split()) >= _PROSE] or found)

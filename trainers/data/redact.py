@@ -1,5 +1,6 @@
 """A copy of a file with pseudonyms in the place of personal data: rows, their order and all that is not replaced stay as they are."""
 
+import codecs
 import csv
 import io
 import itertools
@@ -13,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from privacy.pii import Finding, Kind, NameFinder, find, normalise, pseudonym, replace
+from privacy.pii import Finding, NameFinder, find, normalise, pseudonym, replace
+from privacy.pii_rules import Kind
 from trainers.data.audit import field_names
 from trainers.data.formats import delimiter_of, read_rows
 from trainers.errors import DataError
@@ -160,7 +162,9 @@ def _redact_json(line: str, redactor: _Redactor) -> str:
 
 
 def _copy_csv(file: Path, target: BinaryIO, redactor: _Redactor) -> None:
-    with file.open(encoding="utf-8", newline="") as lines:
+    with file.open("rb") as start:
+        target.write(codecs.BOM_UTF8 if start.read(3) == codecs.BOM_UTF8 else b"")
+    with file.open(encoding="utf-8-sig", newline="") as lines:
         first = lines.readline()
         delimiter = delimiter_of(first)
         records = csv.reader(itertools.chain([first], lines), delimiter=delimiter)
