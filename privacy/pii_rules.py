@@ -231,7 +231,11 @@ RULES = (
         flags=re.NOFLAG,
     ),
     *(
-        _rule(Kind.CARD, rf"(?P<v>{_begins('[2-6]', not_after=_DIGIT)}(?<!\d[.,][2-6])(?<!\+[2-6]){layout})(?!\d)(?!\.\d)", _passes(checksums.is_card))
+        _rule(
+            Kind.CARD,
+            rf"(?P<v>{_begins('[2-6]', not_after=_DIGIT)}(?<!\d[.,][2-6])(?<!\+[2-6]){layout})(?!\d)(?!\.\d)",
+            _passes(checksums.is_card),
+        )
         for layout in (
             r"\d{11,18}",
             rf"\d{{3}}(?:{_GAP}\d{{4}}){{3}}{_GAP}\d{{3}}",
