@@ -93,9 +93,20 @@ def _as_iban(rng: Random) -> str:
     value = iban(rng)
     broken = _grouped(value, 4, " ")
     return rng.choice(
-        [value, value.lower(), broken, broken, broken.lower(), _grouped(value, 4, "-"), _grouped(value, 4, "."), _grouped(value, 4, "\u00a0"),
-         f"{value[:2]} {value[2:4]} {_grouped(value[4:], 4, ' ')}", broken.replace(" ", "\n", 3).replace("\n", " ", 2), _grouped(value, 4, "  ")]
-    )  # fmt: skip
+        [
+            value,
+            value.lower(),
+            broken,
+            broken,
+            broken.lower(),
+            _grouped(value, 4, "-"),
+            _grouped(value, 4, "."),
+            _grouped(value, 4, "\u00a0"),
+            f"{value[:2]} {value[2:4]} {_grouped(value[4:], 4, ' ')}",
+            broken.replace(" ", "\n", 3).replace("\n", " ", 2),
+            _grouped(value, 4, "  "),
+        ]
+    )
 
 
 def _as_card(rng: Random) -> str:
@@ -136,10 +147,16 @@ def _as_secret(rng: Random) -> str:
     body = _draw(rng, ascii_letters + digits, 64)
     armour = "-----{} RSA PRIVATE KEY-----"
     return rng.choice(
-        ["AK" + "IA" + _draw(rng, ascii_uppercase + digits, 16), "gh" + "p_" + body[:36], "sk" + "_live_" + body[:24], "hf" + "_" + body[:34],
-         f"{armour.format('BEGIN')}\n{body}\n{body[::-1]}=\n{armour.format('END')}", "xo" + "xb-" + _draw(rng, digits, 12) + "-" + body[:24],
-         f"ey{'J'}{body[:20]}.ey{'J'}{body[20:50]}.{body[50:]}"]
-    )  # fmt: skip
+        [
+            "AK" + "IA" + _draw(rng, ascii_uppercase + digits, 16),
+            "gh" + "p_" + body[:36],
+            "sk" + "_live_" + body[:24],
+            "hf" + "_" + body[:34],
+            f"{armour.format('BEGIN')}\n{body}\n{body[::-1]}=\n{armour.format('END')}",
+            "xo" + "xb-" + _draw(rng, digits, 12) + "-" + body[:24],
+            f"ey{'J'}{body[:20]}.ey{'J'}{body[20:50]}.{body[50:]}",
+        ]
+    )
 
 
 def _password(rng: Random) -> str:
@@ -165,30 +182,93 @@ _PLAIN = ("Could you look at {}?", "I sent the money to {} yesterday.", "{} is w
           "Please use ({}) from now on.", "see below:\n{}\nThanks", "Hello,{} thank you", "old one was {}.", "\"{}\"", "> {}")  # fmt: skip
 
 _POSITIVES: dict[str, tuple[Callable[[Random], str], tuple[str, ...]]] = {
-    "IBAN": (_as_iban, (*_PLAIN, "IBAN: {}", "iban={}&amount=20", "My IBAN{}", "https://pay.example.com/to/{}?x=1", "IBAN {} BIC unknown", "on 3 May to {} 50 EUR")),
-    "CARD": (_as_card, (*_PLAIN, "card {} exp 12/27", "Visa {} cvv 123", "my card number's {} and it was declined 2 times", "card={}", "{} 09/28")),
+    "IBAN": (
+        _as_iban,
+        (
+            *_PLAIN,
+            "IBAN: {}",
+            "iban={}&amount=20",
+            "My IBAN{}",
+            "https://pay.example.com/to/{}?x=1",
+            "IBAN {} BIC unknown",
+            "on 3 May to {} 50 EUR",
+        ),
+    ),
+    "CARD": (
+        _as_card,
+        (*_PLAIN, "card {} exp 12/27", "Visa {} cvv 123", "my card number's {} and it was declined 2 times", "card={}", "{} 09/28"),
+    ),
     "LEI": (_spaced_lei, (*_PLAIN, "LEI {}", "LEI:{}", "https://search.example.org/#/record/{}", "issuer (LEI {}) is new")),
-    "ISIN": (lambda rng: rng.choice([str.upper, str.upper, str.lower])(isin(rng)), (*_PLAIN, "ISIN {}", "sell 20 x {} at market", "isin={}", "fund/{}/chart")),
+    "ISIN": (
+        lambda rng: rng.choice([str.upper, str.upper, str.lower])(isin(rng)),
+        (*_PLAIN, "ISIN {}", "sell 20 x {} at market", "isin={}", "fund/{}/chart"),
+    ),
     "ROUTING": (
         _as_routing,
-        ("routing number {}", "ABA {}", "Routing: {}", "my bank's routing no. is {}", "{} is the routing number", "RTN#{}", "aba routing {} for the wire",
-         "For the wire use {} please", "ach transfer, {} as before"),
+        (
+            "routing number {}",
+            "ABA {}",
+            "Routing: {}",
+            "my bank's routing no. is {}",
+            "{} is the routing number",
+            "RTN#{}",
+            "aba routing {} for the wire",
+            "For the wire use {} please",
+            "ach transfer, {} as before",
+        ),
     ),
     "SSN": (lambda rng: ssn(rng), (*_PLAIN, "SSN {}", "my social security number is {}", "ssn: {}", "social {} dob 01/02/1980")),
-    "BIC": (bic, ("BIC: {}", "BIC {}", "SWIFT code {}", "swift/bic is {}", "IBAN below, BIC {}", "The BIC is {}.", "SWIFT: {}", "{} (BIC)", "bic={}", "BIC-Code: {}")),
+    "BIC": (
+        bic,
+        (
+            "BIC: {}",
+            "BIC {}",
+            "SWIFT code {}",
+            "swift/bic is {}",
+            "IBAN below, BIC {}",
+            "The BIC is {}.",
+            "SWIFT: {}",
+            "{} (BIC)",
+            "bic={}",
+            "BIC-Code: {}",
+        ),
+    ),
     "PHONE": (
         _as_phone,
-        ("Call me on {}", "my number is {}", "Tel. {}", "Tel: {}", "please ring {} after 5", "mobile {}", "reach me at {} today", "{} is my phone",
-         "Phone {}, thanks", "I moved; {} works now", "whatsapp {}", "tel:{}"),
+        (
+            "Call me on {}",
+            "my number is {}",
+            "Tel. {}",
+            "Tel: {}",
+            "please ring {} after 5",
+            "mobile {}",
+            "reach me at {} today",
+            "{} is my phone",
+            "Phone {}, thanks",
+            "I moved; {} works now",
+            "whatsapp {}",
+            "tel:{}",
+        ),
     ),
     "EMAIL": (_as_email, (*_PLAIN, "mailto:{}", "write to {}.", "<{}>", "e-mail={}", "cc {}; thanks", "Mail: {}!")),
     "ACCOUNT": (
         _account,
-        ("account {}", "account number {}", "my account no. is {}", "acct #{}", "a/c {}", "Konto {}", "Kontonummer: {}", "from account {} to savings",
-         "Account number is {}.", "the account: {}", "acct no {}"),
+        (
+            "account {}",
+            "account number {}",
+            "my account no. is {}",
+            "acct #{}",
+            "a/c {}",
+            "Konto {}",
+            "Kontonummer: {}",
+            "from account {} to savings",
+            "Account number is {}.",
+            "the account: {}",
+            "acct no {}",
+        ),
     ),
     "SECRET": (_as_secret, (*_PLAIN, "token: {}", "use {} for the API", "key={}", "export TOKEN={}")),
-}  # fmt: skip
+}
 
 _PASSWORDS = ("password: {}", "my password is {}", "pwd={}", "Passwort: {}", "the password is {}.", "password {}", '"password": "{}"')
 
@@ -217,30 +297,63 @@ def negatives(seed: int, count: int) -> list[Example]:
     rng = Random(seed)
     r = rng.randint
     makers: list[Callable[[], str]] = [
-        lambda: f"The amount of {rng.choice(['€', '$', '£'])}{r(1, 999)},{r(100, 999)}.{r(10, 99)} was booked on {r(1, 28)}.{r(1, 12)}.{r(2000, 2030)}.",
-        lambda: f"A transfer of {r(1, 99)} {r(100, 999)} {r(100, 999)} EUR, paid {r(2000, 2030)}-{r(1, 12):02d}-{r(1, 28):02d}T{r(0, 23):02d}:{r(0, 59):02d}:{r(0, 59):02d}Z",
-        lambda: f"{r(1000000, 99999999)} customers in {r(1950, 2030)}, {r(1, 99)},{r(100, 999)},{r(100, 999)} shares at {r(1, 400)}.{r(1000, 9999)}",
+        lambda: (
+            f"The amount of {rng.choice(['€', '$', '£'])}{r(1, 999)},{r(100, 999)}.{r(10, 99)} "
+            f"was booked on {r(1, 28)}.{r(1, 12)}.{r(2000, 2030)}."
+        ),
+        lambda: (
+            f"A transfer of {r(1, 99)} {r(100, 999)} {r(100, 999)} EUR, paid "
+            f"{r(2000, 2030)}-{r(1, 12):02d}-{r(1, 28):02d}T{r(0, 23):02d}:{r(0, 59):02d}:{r(0, 59):02d}Z"
+        ),
+        lambda: (
+            f"{r(1000000, 99999999)} customers in {r(1950, 2030)}, "
+            f"{r(1, 99)},{r(100, 999)},{r(100, 999)} shares at {r(1, 400)}.{r(1000, 9999)}"
+        ),
         lambda: f"Invoice {r(2000, 2030)}-{r(100000, 999999)} and invoice no. {r(10**9, 10**10 - 1)} are open.",
-        lambda: f"Order {r(100, 999)}-{r(1000000, 9999999)}-{r(1000000, 9999999)} shipped; order id {r(200, 999)}-{r(200, 999)}-{r(1000, 9999)}",
+        lambda: (
+            f"Order {r(100, 999)}-{r(1000000, 9999999)}-{r(1000000, 9999999)} shipped; order id {r(200, 999)}-{r(200, 999)}-{r(1000, 9999)}"
+        ),
         lambda: f"Ref. {_draw(rng, ascii_uppercase, 3)}{r(10**7, 10**8)}, ticket #{r(10**8, 10**9 - 1)}, case 00{r(10**8, 10**9 - 1)}",
         lambda: f"Version {r(0, 20)}.{r(0, 99)}.{r(0, 9999)}.{r(0, 99999)} fails, build {r(10**9, 10**10)}",
-        lambda: f"Login from {r(1, 255)}.{r(0, 255)}.{r(0, 255)}.{r(0, 255)} at {r(0, 23):02d}:{r(0, 59):02d}:{r(0, 59):02d} and 2001:db8::{r(1, 9999)}",
-        lambda: f"Open {r(8, 9):02d}:00-{r(12, 18)}:30, closed {r(1, 28):02d}/{r(1, 12):02d}/{r(2000, 2030)} to {r(1, 28):02d}/{r(1, 12):02d}/{r(2000, 2030)}",
+        lambda: (
+            f"Login from {r(1, 255)}.{r(0, 255)}.{r(0, 255)}.{r(0, 255)} at "
+            f"{r(0, 23):02d}:{r(0, 59):02d}:{r(0, 59):02d} and 2001:db8::{r(1, 9999)}"
+        ),
+        lambda: (
+            f"Open {r(8, 9):02d}:00-{r(12, 18)}:30, closed {r(1, 28):02d}/{r(1, 12):02d}/{r(2000, 2030)} "
+            f"to {r(1, 28):02d}/{r(1, 12):02d}/{r(2000, 2030)}"
+        ),
         lambda: f"I called on {r(1, 28):02d}.{r(1, 12):02d}.{r(2000, 2030)} at {r(0, 23):02d}:{r(0, 59):02d}, {r(2, 9)} times.",
         lambda: f"The IBAN {_wrong(iban_of_digits(rng))} is refused.",
         lambda: f"Card {_grouped(_wrong(card(rng)), 4, ' ')} is not valid, nor is {_wrong(card(rng))}",
         lambda: f"Routing number {_wrong(routing(rng))} does not exist",
         lambda: f"LEI {_wrong(lei(rng))} and ISIN {_wrong(isin(rng))} are unknown",
         lambda: f"SSN {rng.choice(['000', '666', '912'])}-{r(10, 99)}-{r(1000, 9999)} or 123-00-{r(1000, 9999)}",
-        lambda: rng.choice(["CUSTOMER SERVICE IS CLOSED", "BUSINESS RESPONSE REQUIRED", "OVERDRAFT FEES AND STANDARD CHARGES", "PLEASE TRANSFER TODAY"]),
+        lambda: rng.choice(
+            ["CUSTOMER SERVICE IS CLOSED", "BUSINESS RESPONSE REQUIRED", "OVERDRAFT FEES AND STANDARD CHARGES", "PLEASE TRANSFER TODAY"]
+        ),
         lambda: f"Session {UUID(int=rng.getrandbits(128), version=4)} hash {rng.getrandbits(160):040x}",
-        lambda: f"Rate {r(0, 9)}.{r(10**14, 10**15)} %, timestamp {r(1_500_000_000, 1_900_000_000)}, {r(1_500_000_000_000, 1_900_000_000_000)} ms",
-        lambda: f"Between {r(1990, 2005)} and {r(2006, 2024)} the account had {r(2, 99)} bookings; the account was opened on {r(1, 28)} May {r(1990, 2024)}.",
+        lambda: (
+            f"Rate {r(0, 9)}.{r(10**14, 10**15)} %, timestamp "
+            f"{r(1_500_000_000, 1_900_000_000)}, {r(1_500_000_000_000, 1_900_000_000_000)} ms"
+        ),
+        lambda: (
+            f"Between {r(1990, 2005)} and {r(2006, 2024)} the account had {r(2, 99)} "
+            f"bookings; the account was opened on {r(1, 28)} May {r(1990, 2024)}."
+        ),
         lambda: f"Your account was charged {r(1, 9)},{r(100, 999)}.{r(10, 99)} and my password is not working, please reset the password.",
-        lambda: f"Parcel {_draw(rng, digits, 18)} weighs {r(1, 30)}.{r(100, 999)} kg; batch {r(10**11, 10**12)}, contract {r(10**7, 10**8)}",
-        lambda: f"Follow @{_draw(rng, ascii_lowercase, 7)} or write @ 5 pm, ratio {r(1, 9)}:{r(1, 9)}, {r(10, 99)}-{r(10, 99)} points, page {r(100, 999)}-{r(100, 999)}",
-        lambda: f"ZIP {r(10000, 99999)}-{r(1000, 9999)}, room {r(100, 999)}.{r(1000, 9999)}, SKU {_draw(rng, ascii_uppercase, 4)}{r(1000, 9999)}",
-    ]  # fmt: skip
+        lambda: (
+            f"Parcel {_draw(rng, digits, 18)} weighs {r(1, 30)}.{r(100, 999)} kg; batch {r(10**11, 10**12)}, contract {r(10**7, 10**8)}"
+        ),
+        lambda: (
+            f"Follow @{_draw(rng, ascii_lowercase, 7)} or write @ 5 pm, ratio "
+            f"{r(1, 9)}:{r(1, 9)}, {r(10, 99)}-{r(10, 99)} points, page {r(100, 999)}-{r(100, 999)}"
+        ),
+        lambda: (
+            f"ZIP {r(10000, 99999)}-{r(1000, 9999)}, room {r(100, 999)}.{r(1000, 9999)}, "
+            f"SKU {_draw(rng, ascii_uppercase, 4)}{r(1000, 9999)}"
+        ),
+    ]
     return [Example(rng.choice(makers)()) for _ in range(count)]
 
 

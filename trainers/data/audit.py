@@ -239,6 +239,6 @@ def field_names(value: Any) -> Iterator[str]:
 
 
 def prose(values: Mapping[str, Any]) -> str:
-    """What a row says: its texts of three words and more, or all where there are none: ids, labels and roles do not make two rows differ."""
+    """What a row says: its texts of three words and more, or all where it has none: ids, labels and roles do not tell rows apart."""
     found = [text for _, _, text in texts(values)]
     return "\n".join([text for text in found if len(text.split()) >= _PROSE] or found)

@@ -181,8 +181,7 @@ def _copy_parquet(file: Path, target: BinaryIO, redactor: _Redactor) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    source = pyarrow.parquet.ParquetFile(file)
-    with pyarrow.parquet.ParquetWriter(target, source.schema_arrow) as writer:
+    with pyarrow.parquet.ParquetFile(file) as source, pyarrow.parquet.ParquetWriter(target, source.schema_arrow) as writer:
         for group in range(source.num_row_groups):
             table = source.read_row_group(group)
             for position, schema in enumerate(table.schema):
