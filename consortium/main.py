@@ -311,7 +311,7 @@ def data_audit(
     json_: Json = False,
 ) -> None:
     """Personal and account data, secrets, duplicates, leakage from the test rows, and the balance of classes. Values are shown masked."""
-    from consortium.audit import audit_data
+    from consortium.pii import audit_data
 
     audit_data(file, job, against, label=label, names=names, fail_on=fail_on, as_json=json_)
 
@@ -325,7 +325,7 @@ def data_redact(
     names: Names = None,
 ) -> None:
     """Replace what `data audit` finds by pseudonyms such as [IBAN:3f9a2c], the same for the same value under one key."""
-    from consortium.audit import redact_data
+    from consortium.pii import redact_data
 
     redact_data(file, output, key, kinds=kinds, names=names)
 
