@@ -282,20 +282,6 @@ def jobs_stop(id: JobId, address: Address = None) -> None:
     stop_job(id, address)
 
 
-@data_app.command("inspect")
-def data_inspect(
-    file: Annotated[Path, typer.Argument(help="JSONL, CSV, Parquet or dataset directory.", metavar="FILE")],
-    job: Annotated[Path | None, typer.Option(help="Job file whose data and model blocks apply.")] = None,
-    model: Annotated[str | None, typer.Option(help="Directory or hub id of the tokenizer, without a job file.")] = None,
-    task: Annotated[str, typer.Option(help="sft, pretrain or classify, without a job file.")] = "sft",
-    shown: Annotated[int, typer.Option(help="Examples shown in colour.", min=0)] = 3,
-) -> None:
-    """Row counts, lengths, bad rows, and what is learnt, in colour."""
-    from consortium.training import inspect_data
-
-    inspect_data(file, job, model, task, shown=shown)
-
-
 KindList = Annotated[str | None, typer.Option(help="Of EMAIL, PHONE, IBAN, CARD, ...; else all.", metavar="KIND,...")]
 Names = Annotated[str | None, typer.Option(help="Plug-in that finds names: an entry point or module:function.", metavar="PLUG-IN")]
 
@@ -328,6 +314,20 @@ def data_redact(
     from consortium.pii import redact_data
 
     redact_data(file, output, key, kinds=kinds, names=names)
+
+
+@data_app.command("inspect")
+def data_inspect(
+    file: Annotated[Path, typer.Argument(help="JSONL, CSV, Parquet or dataset directory.", metavar="FILE")],
+    job: Annotated[Path | None, typer.Option(help="Job file whose data and model blocks apply.")] = None,
+    model: Annotated[str | None, typer.Option(help="Directory or hub id of the tokenizer, without a job file.")] = None,
+    task: Annotated[str, typer.Option(help="sft, pretrain or classify, without a job file.")] = "sft",
+    shown: Annotated[int, typer.Option(help="Examples shown in colour.", min=0)] = 3,
+) -> None:
+    """Row counts, lengths, bad rows, and what is learnt, in colour."""
+    from consortium.training import inspect_data
+
+    inspect_data(file, job, model, task, shown=shown)
 
 
 def _demand(path: Path, expected: str) -> None:
