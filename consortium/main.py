@@ -288,6 +288,40 @@ def jobs_stop(id: JobId, address: Address = None) -> None:
     stop_job(id, address)
 
 
+KindList = Annotated[str | None, typer.Option(help="Of EMAIL, PHONE, IBAN, CARD, ...; else all.", metavar="KIND,...")]
+Names = Annotated[str | None, typer.Option(help="Plug-in that finds names: an entry point or module:function.", metavar="PLUG-IN")]
+
+
+@data_app.command("audit")
+def data_audit(
+    file: Annotated[Path, typer.Argument(help="JSONL, CSV, Parquet or dataset directory.", metavar="FILE")],
+    job: Annotated[Path | None, typer.Option(help="Job file: its validation rows, or its split, are looked for in FILE.")] = None,
+    against: Annotated[Path | None, typer.Option(help="Rows that FILE must not hold.", metavar="TEST.jsonl")] = None,
+    label: Annotated[str | None, typer.Option(help="Column of the classes.", metavar="COLUMN")] = None,
+    names: Names = None,
+    fail_on: Annotated[str | None, typer.Option(help="Exit code 1 when found: kinds, DUPLICATES, LEAKAGE.", metavar="KIND,...")] = None,
+    json_: Json = False,
+) -> None:
+    """Personal and account data, secrets, duplicates, leakage from the test rows, and the balance of classes. Values are shown masked."""
+    from consortium.pii import audit_data
+
+    audit_data(file, job, against, label=label, names=names, fail_on=fail_on, as_json=json_)
+
+
+@data_app.command("redact")
+def data_redact(
+    file: Annotated[Path, typer.Argument(help="JSONL, CSV or Parquet.", metavar="FILE")],
+    output: Annotated[Path, typer.Argument(help="New file of the same format.", metavar="OUT")],
+    key: Annotated[Path, typer.Option(help="The data set's key; made where there is none.", metavar="KEYFILE")],
+    kinds: KindList = None,
+    names: Names = None,
+) -> None:
+    """Replace what `data audit` finds by pseudonyms such as [IBAN:3f9a2c], the same for the same value under one key."""
+    from consortium.pii import redact_data
+
+    redact_data(file, output, key, kinds=kinds, names=names)
+
+
 @data_app.command("inspect")
 def data_inspect(
     file: Annotated[Path, typer.Argument(help="JSONL, CSV, Parquet or dataset directory.", metavar="FILE")],

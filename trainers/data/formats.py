@@ -147,10 +147,15 @@ def _parse_json(path: Path, number: int, line: str) -> Row:
     return Row(path, number, values)
 
 
+def delimiter_of(header: str) -> str:
+    """Of a CSV file with this first line."""
+    return max(_DELIMITERS, key=header.count)
+
+
 def _read_csv(path: Path) -> Iterator[Row]:
     with _open_text(path) as lines:
         first = lines.readline()
-        records = csv.reader(itertools.chain([first], lines), delimiter=max(_DELIMITERS, key=first.count))
+        records = csv.reader(itertools.chain([first], lines), delimiter=delimiter_of(first))
         header = next(records, [])
         for fields in filter(None, records):
             if len(fields) == len(header):
