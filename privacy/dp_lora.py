@@ -220,7 +220,8 @@ class _HeadNorm:
     eps: float
 
     def of(self, x: torch.Tensor) -> torch.Tensor:
-        return F.layer_norm(x, x.shape[-1:], self.whole[self.weight], None if self.bias is None else self.whole[self.bias], self.eps)
+        bias = None if self.bias is None else self.whole[self.bias]
+        return F.layer_norm(x, x.shape[-1:], self.whole[self.weight], bias, self.eps)
 
 
 def capture(module: nn.Module, trained: Mapping[str, nn.Parameter], units: UnitGradients, whole: Mapping[str, torch.Tensor]) -> None:
@@ -254,12 +255,12 @@ def _capture_adapter(layer: Any, names: Mapping[int, str], units: UnitGradients,
     return {adapted.a, adapted.b} - {""}
 
 
-def _forward_adapted(layer: Any, adapted: _AdaptedLayer, usual: Any, x: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
+def _forward_adapted(layer: Any, adapted: _AdaptedLayer, usual: Any, x: torch.Tensor, *args: Any, **options: Any) -> Any:
     if layer.disable_adapters:
         return usual(x, *args, **options)
     y = layer.base_layer(x, *args, **options)
     y = y.clone() if y._is_view() else y  # bitsandbytes' 8-bit layers, whose output must not be written to
-    return _Update.apply(y, layer.lora_dropout[_ADAPTER](x), adapted)  # type: ignore[no-any-return, no-untyped-call]
+    return _Update.apply(y, layer.lora_dropout[_ADAPTER](x), adapted)  # type: ignore[no-untyped-call]
 
 
 def _capture_head(layer: Any, names: Mapping[int, str], units: UnitGradients, whole: Mapping[str, torch.Tensor]) -> set[str]:

@@ -38,11 +38,11 @@ def test_canaries_are_planted_by_coins_that_only_the_bank_can_read(audited: Path
     assert "canary" not in (audited / "events.jsonl").read_text()
 
 
-def test_an_audit_with_few_canaries_says_that_it_has_no_power(audited: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_audit_says_what_the_canaries_show_and_keeps_it_for_the_bank(audited: Path, capsys: pytest.CaptureFixture[str]) -> None:
     audit.audit_run(audited, twin=False, as_json=False)
 
     printed = capsys.readouterr().out
-    assert "no power" in printed and "AUC" in printed and "secrets extracted" in printed
+    assert "catches bugs and is no proof" in printed and "AUC" in printed and "secrets extracted" in printed
     kept = json.loads((audited / "audit.json").read_text())["private"]
     assert kept["verdict"]["lower_bound"] <= kept["verdict"]["claim"]["epsilon"]
     assert kept["planted"] == sum(read_planting(audited).coins)  # type: ignore[union-attr]
