@@ -18,6 +18,9 @@ console = Console(stderr=True, highlight=False, soft_wrap=True)
 def suggest_values(path: Path, overrides: Sequence[str], gpu: str | None, *, as_json: bool) -> None:
     """Print what suits the job's data, model and hardware, and the command that takes it."""
     job = load_job(path, overrides)
+    if job.privacy is not None:
+        raise ConfigError("suggest: what it proposes follows from the rows, which are private here",
+                          "`consortium privacy plan` proposes batch, steps and noise without looking at them")  # fmt: skip
     memory = _memory_here() if gpu is None else _memory_of(gpu)
     check_paths(job)
     facts = _facts(job, memory)

@@ -31,6 +31,9 @@ def tune_job(
     if scheduler not in ("asha", "random"):
         raise ConfigError(f"--scheduler {scheduler}: expected asha or random")
     job = load_job(path, [*overrides, *([f"checkpoint.best_by={metric}"] if metric else [])])
+    if job.privacy is not None:
+        raise ConfigError("tune: the best of several private runs is chosen by private rows, which no run's noise covers",
+                          "tune on public data like it, and set the values found in the private job")  # fmt: skip
     space = read_space(space_file, job)
     folder = _folder(job, output)
     if (folder / "search.json").exists() and not resume:

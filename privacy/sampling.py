@@ -24,14 +24,14 @@ class UnitSampler:
         self.units, self.rate, self.cap = units, rate, cap
         self._stream = stream
         self._below = math.floor(rate * 2**64)
-        self.steps = self.drawn = 0
-        """Draws so far, and the units in all of them before truncation: for the self-test"""
+        self.coins = self.drawn = 0
+        """Tossed so far, and the units they drew, before truncation: for the self-test"""
 
     def draw(self) -> npt.NDArray[np.int64]:
         """Indices of the units of the next step, ascending."""
         coins = self._stream.integers(self.units)
         found = np.arange(self.units) if self._below >= 2**64 else np.flatnonzero(coins < np.uint64(self._below))
-        self.steps, self.drawn = self.steps + 1, self.drawn + len(found)
+        self.coins, self.drawn = self.coins + self.units, self.drawn + len(found)
         if len(found) > self.cap:
             order = np.argsort(self._stream.integers(len(found)), kind="stable")
             found = np.sort(found[order[: self.cap]])

@@ -84,12 +84,12 @@ class SelfTest:
         noise = np.concatenate(self._noise)[:_KEPT] if self._noise else np.empty(0, np.float32)
         return Share(self._squares, self._numbers, noise, self._drawn.hexdigest())
 
-    def judge(self, shares: list[Share], *, units: int, steps: int, drawn: int, charged: int) -> Verdicts:
-        """`units` there are; in `steps` of this start `drawn` were drawn in all (before truncation) and `charged` steps charged."""
+    def judge(self, shares: list[Share], *, coins: int, drawn: int, steps: int, charged: int) -> Verdicts:
+        """Of one start: `coins` were tossed and drew `drawn` units (before truncation); `steps` were taken and `charged` charged."""
         return Verdicts(
             sensitivity=None if self.moved is None else self.moved <= 1 + SENSITIVITY_SLACK,
             noise_scale=_right_scale(shares, self.plan.noise_scale),
-            inclusions=_right_number(drawn, units * steps, self.plan.sampling_rate),
+            inclusions=_right_number(drawn, coins, self.plan.sampling_rate),
             independence=_independent(shares),
             charges=charged == steps,
         )

@@ -114,7 +114,7 @@ def begin(
     """
     if len(units) > plan.units:
         raise PlanError(f"the rows are of {len(units)} units, more than privacy.units: {plan.units}",
-                              "declare a number that the population never exceeds; the promise is made for it")  # fmt: skip
+                        "declare a number that the population never exceeds; the promise is made for it")  # fmt: skip
     gradients = UnitGradients({name: torch.Size(getattr(p, "ds_shape", p.shape)) for name, p in engine.names.items()}, world.device)
     whole = engine.whole()
     capture(engine.module, engine.names, gradients, whole)
@@ -254,9 +254,8 @@ def verdicts(run: Run, private: Private, charged: int) -> Verdicts:
     """Of this start, brought together from all workers; `charged` counts on rank 0."""
     shares = run.world.gather(private.test.share())
     charged = run.world.on_main(lambda: charged)
-    taken = private.taken
-    private.test.moved = run.world.on_main(lambda: private.test.moved)
-    return private.test.judge(shares, units=len(private.units), steps=taken, drawn=private.sampler.drawn, charged=charged)
+    sampler = private.sampler  # has drawn for a step that is not taken any more, too
+    return private.test.judge(shares, coins=sampler.coins, drawn=sampler.drawn, steps=private.taken, charged=charged)
 
 
 # Who computes what

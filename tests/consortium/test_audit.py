@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 from consortium import audit
+from consortium.suggest import suggest_values
+from consortium.tune import tune_job
 from privacy.canaries import read_planting
 from privacy.errors import AuditError, PromiseBroken
 from tests import helpers
 from tests.trainers.test_private import _make_ledger, _make_rows, _make_run
+from trainers.errors import ConfigError
 
 CANARIES = 40
 
@@ -69,3 +72,12 @@ def test_a_false_claim_is_refuted_and_ends_with_an_error(audited: Path, tmp_path
 def test_a_run_that_is_not_private_cannot_be_audited(tmp_path: Path) -> None:
     with pytest.raises(AuditError, match="no private run"):
         audit.audit_run(tmp_path, twin=False, as_json=False)
+
+
+def test_nothing_is_chosen_by_private_rows(audited: Path, tmp_path: Path) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text("train.learning_rate: {choice: [1e-3, 1e-4]}")
+    with pytest.raises(ConfigError, match="chosen by private rows"):
+        tune_job(audited / "config.json", space, [], trials=2, concurrent=None, scheduler="random", metric=None, resume=False, output=None)
+    with pytest.raises(ConfigError, match="follows from the rows, which are private"):
+        suggest_values(audited / "config.json", [], None, as_json=True)

@@ -25,7 +25,7 @@ def _run(*, scale: float = 1.0, rate: float = 1.0, alike: bool = False, charged:
             test.saw_noise(before, before + noise.draw(NUMBERS))
             test.saw_draw(sampler.draw())
     tests[0].moved = moved
-    return tests[0].judge([test.share() for test in tests], units=PLAN.units, steps=40, drawn=samplers[0].drawn, charged=charged)
+    return tests[0].judge([test.share() for test in tests], coins=samplers[0].coins, drawn=samplers[0].drawn, steps=40, charged=charged)
 
 
 def test_a_right_run_passes_all() -> None:
@@ -55,12 +55,12 @@ def test_each_fault_is_found_by_its_own_test(fault: dict[str, float], found: str
 def test_workers_that_drew_different_units_are_found() -> None:
     shares = [Share(1.0, 1, np.empty(0, np.float32), digest) for digest in "ab"]
 
-    assert SelfTest(PLAN).judge(shares, units=10, steps=0, drawn=0, charged=0).independence is False
+    assert SelfTest(PLAN).judge(shares, coins=0, drawn=0, steps=0, charged=0).independence is False
 
 
 def test_a_run_without_a_step_has_nothing_to_test() -> None:
     test = SelfTest(PLAN)
 
-    verdicts = test.judge([test.share()], units=10, steps=0, drawn=0, charged=0)
+    verdicts = test.judge([test.share()], coins=0, drawn=0, steps=0, charged=0)
 
     assert verdicts == Verdicts(None, None, None, None, True)

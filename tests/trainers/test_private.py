@@ -3,12 +3,14 @@
 import json
 import math
 import stat
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from privacy.accountant import epsilon
 from privacy.errors import BudgetRefused, LedgerError
 from privacy.ledger import Ledger
 from privacy.noise import GaussianNoise
@@ -32,10 +34,10 @@ def _make_rows(folder: Path, *, customers: int = UNITS, each: int = 2) -> Path:
     return helpers.write_jsonl(folder / "rows.jsonl", rows)
 
 
-def _make_ledger(folder: Path, rows: Path, *, epsilon: float = 20.0) -> Path:
+def _make_ledger(folder: Path, rows: Path, *, budget: float = 20.0) -> Path:
     path = folder / "ledger.db"
     with Ledger.create(path) as ledger:
-        ledger.grant("customers", epsilon, DELTA)
+        ledger.grant("customers", budget, DELTA)
         ledger.attach("customers", describe_file(rows)["sha256"], str(rows), UNITS)
     return path
 
@@ -102,13 +104,14 @@ def test_the_budget_that_was_not_used_is_given_back(finished: Path) -> None:
     assert held.closed and held.charged == 6
 
 
-def _train_seeded(run_dir: Path) -> dict[str, torch.Tensor]:
-    """A private run whose samples and noise come from a seed; the adapter it ends with."""
+def _train_seeded(run_dir: Path, *, one_at_a_time: bool = False) -> dict[str, torch.Tensor]:
+    """A private run whose samples and noise come from a seed; the adapter it ends with. Units may be open together, or not."""
     from safetensors.torch import load_file
 
     import trainers.private as private
     from trainers import worker
 
+    private.BUFFER_BYTES = 1 if one_at_a_time else 2**31
     whole = worker.begin
     worker.begin = lambda *arguments: whole(*arguments, seed=SEED)  # type: ignore[assignment]
     try:
@@ -119,7 +122,7 @@ def _train_seeded(run_dir: Path) -> dict[str, torch.Tensor]:
 
 
 def _train_all_seeded(run_dirs: list[Path]) -> list[dict[str, torch.Tensor]]:
-    return [_train_seeded(run_dir) for run_dir in run_dirs]
+    return [_train_seeded(run_dir, one_at_a_time=number == 0) for number, run_dir in enumerate(run_dirs)]
 
 
 def _reference(llama: Path, rows: Path, *, workers: int) -> dict[str, torch.Tensor]:
@@ -160,7 +163,7 @@ def plain_model(llama: Path) -> Any:
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_every_stage_on_any_number_of_workers_takes_the_steps_of_the_reference(llama_dir: Path, tmp_path: Path, workers: int) -> None:
     rows = _make_rows(tmp_path)
-    ledger = _make_ledger(tmp_path, rows, epsilon=30.0)
+    ledger = _make_ledger(tmp_path, rows, budget=30.0)
     changes = {
         "privacy": {"noise_multiplier": NOISE, "clip_norm": CLIP},
         "train": {"warmup": 2},
@@ -178,9 +181,52 @@ def test_every_stage_on_any_number_of_workers_takes_the_steps_of_the_reference(l
     assert statement["private"] is False and "NOT PRIVATE" in statement["mechanism"]["randomness"]
 
 
+@pytest.mark.slow
+def test_a_run_killed_three_times_is_charged_for_every_step_it_took(
+    llama_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = _make_rows(tmp_path)
+    ledger_path = _make_ledger(tmp_path, rows)
+    run_dir = _make_run(tmp_path / "run", llama_dir, rows, ledger_path, train={"max_steps": 24}, privacy={"restarts": 3})
+    for wanted in (5, 9, 17):
+        _kill_after(run_dir, wanted)
+        with Ledger.open(ledger_path) as ledger:
+            (held,) = ledger.status("customers").reservations
+        assert held.charged >= len(_private_steps(run_dir))
+
+    helpers.train(run_dir)
+
+    statement = json.loads((run_dir / "dp_statement.json").read_text())
+    with Ledger.open(ledger_path) as ledger:
+        (held,) = ledger.status("customers").reservations
+    assert statement["mechanism"]["steps_charged"] == held.charged >= len(_private_steps(run_dir)) > 24
+    assert statement["mechanism"]["steps_in_the_model"] == 24
+    assert held.charged <= held.event.steps == 24 + 3 * 2
+    with capsys.disabled():
+        print(f"\nkilled after steps 5, 9 and 17 of 24: {held.charged} steps charged of {held.event.steps} reserved, epsilon "
+              f"{statement['claim']['epsilon']} by what was charged, {epsilon([held.event], DELTA):.4f} by what was reserved")  # fmt: skip
+
+
+def _kill_after(run_dir: Path, steps: int) -> None:
+    """SIGKILL the run once it has taken so many steps in all attempts' furthest."""
+    (process,) = helpers.start_workers(run_dir)
+    deadline = time.monotonic() + 120
+    while max((event["step"] for event in _private_steps(run_dir)), default=0) < steps:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+
+
+def _private_steps(run_dir: Path) -> list[dict[str, Any]]:
+    path = run_dir / "private.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [event for line in lines if line.endswith("}") and (event := json.loads(line))["event"] == "step"]
+
+
 def test_a_job_over_budget_is_refused_before_a_row_is_read(llama_dir: Path, tmp_path: Path) -> None:
     rows = _make_rows(tmp_path)
-    run_dir = _make_run(tmp_path / "run", llama_dir, rows, _make_ledger(tmp_path, rows, epsilon=0.5))
+    run_dir = _make_run(tmp_path / "run", llama_dir, rows, _make_ledger(tmp_path, rows, budget=0.5))
 
     output = helpers.train(run_dir, expect=3)
 
