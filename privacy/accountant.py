@@ -19,9 +19,10 @@ from scipy.optimize import brentq
 from privacy.errors import PlanError, PromiseBroken
 from privacy.plan import Event
 
-COARSE, FINE = 1e-3, 1e-5
-"""Discretisation of the privacy loss, and where epsilon is so small that the coarse one would dominate it."""
-REFINED_BELOW = 0.5
+COARSE, FINEST = 1e-3, 1e-5
+"""Discretisation of the privacy loss"""
+REFINED_BELOW, REFINED = 0.5, 2000
+"""Where an epsilon is below the first, the discretisation is that epsilon over the second."""
 PRV_ERROR = 0.01
 """The absolute error of epsilon that the PRV accountant is asked to keep to, and states."""
 TOLERANCE = 1e-3
@@ -42,9 +43,12 @@ class CrossCheck:
 
 
 def epsilon(events: Sequence[Event], delta: float) -> float:
-    """Of all events together, by PLD, at `delta`: an upper bound within the discretisation of the privacy loss. 0 for no steps."""
+    """Of all events together, by PLD, at `delta`: an upper bound within the discretisation of the privacy loss. 0 for no steps.
+
+    The finer that is, the longer it takes and the tighter the bound; a small epsilon is looked at again, as finely as it is small.
+    """
     found = _epsilon(events, delta, COARSE)
-    return _epsilon(events, delta, FINE) if found < REFINED_BELOW else found
+    return _epsilon(events, delta, max(FINEST, found / REFINED)) if found < REFINED_BELOW else found
 
 
 def noise_for(target: float, event: Callable[[float], Event], delta: float) -> float:
@@ -110,7 +114,7 @@ def cross_check(events: Sequence[Event], delta: float) -> CrossCheck:
 
 def _slack(found: float) -> float:
     """What rounding the privacy loss up may have added to a PLD's epsilon."""
-    return 0.01 * found + 20 * FINE
+    return 0.01 * found + 20 * FINEST
 
 
 def _epsilon(events: Sequence[Event], delta: float, interval: float) -> float:

@@ -4,21 +4,25 @@ import json
 import math
 import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from privacy.accountant import epsilon
-from privacy.errors import BudgetRefused, LedgerError
-from privacy.ledger import Ledger
+from privacy.dp_lora import UnitGradients
+from privacy.errors import BudgetRefused, LedgerError, PromiseBroken
+from privacy.ledger import Ledger, Reservation
 from privacy.noise import GaussianNoise
 from privacy.plan import batch_cap
 from privacy.sampling import UnitSampler
 from privacy.stream import Stream
 from tests import helpers
 from tests.trainers import plain
+from trainers import private, worker
 from trainers.data.prepare import describe_file
 
 UNITS, BATCH, STEPS, RATE, DELTA = 40, 10, 6, 1e-2, 1e-3
@@ -108,7 +112,6 @@ def _train_seeded(run_dir: Path, *, one_at_a_time: bool = False) -> dict[str, to
     """A private run whose samples and noise come from a seed; the adapter it ends with. Units may be open together, or not."""
     from safetensors.torch import load_file
 
-    import trainers.private as private
     from trainers import worker
 
     private.BUFFER_BYTES = 1 if one_at_a_time else 2**31
@@ -222,6 +225,51 @@ def _private_steps(run_dir: Path) -> list[dict[str, Any]]:
     path = run_dir / "private.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     return [event for line in lines if line.endswith("}") and (event := json.loads(line))["event"] == "step"]
+
+
+def _forget_to_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    def add_all(units: UnitGradients, total: torch.Tensor, clip_norm: float) -> None:
+        total += units._buffer[: units._units].sum(0)
+
+    monkeypatch.setattr(UnitGradients, "clip_into", add_all)
+
+
+def _draw_too_little_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = GaussianNoise.draw
+    monkeypatch.setattr(GaussianNoise, "draw", lambda noise, count: np.float32(0.97) * whole(noise, count))
+
+
+def _take_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = UnitSampler.__init__
+    monkeypatch.setattr(UnitSampler, "__init__", lambda self, units, rate, cap, stream: whole(self, units, 1.0, cap, stream))
+
+
+def _charge_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Reservation, "charge", lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("fault", "found"),
+    [
+        (_forget_to_clip, "sensitivity"),
+        (_draw_too_little_noise, "noise_scale"),
+        (_take_everybody, "inclusions"),
+        (_charge_nothing, "charges"),
+    ],
+)
+def test_a_faulty_mechanism_ends_without_a_statement(
+    llama_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable[[pytest.MonkeyPatch], None], found: str
+) -> None:
+    rows = _make_rows(tmp_path)
+    privacy = {"clip_norm": 1e-3}  # all gradients are longer
+    run_dir = _make_run(tmp_path / "run", llama_dir, rows, _make_ledger(tmp_path, rows), privacy=privacy)
+    fault(monkeypatch)
+
+    with pytest.raises(PromiseBroken, match=f"the run's own tests failed: {found}$"):
+        worker.train(run_dir, run_id="test")
+
+    assert not (run_dir / "dp_statement.json").exists() and not (run_dir / "adapter").exists()
+    assert "must not leave the bank" in json.loads((run_dir / "report.json").read_text())["failure"]["hint"]
 
 
 def test_a_job_over_budget_is_refused_before_a_row_is_read(llama_dir: Path, tmp_path: Path) -> None:
