@@ -107,14 +107,12 @@ def _opacus(folder: Path, *, units: int, length: int, ghost: bool) -> Callable[[
     from opacus.grad_sample import GradSampleModule, GradSampleModuleFastGradientClipping
     from opacus.optimizers import DPOptimizer, DPOptimizerFastGradientClipping
     from opacus.utils.fast_gradient_clipping_utils import DPLossFastGradientClipping
+    from peft import LoraConfig, get_peft_model
     from torch import nn
     from transformers import AutoModelForCausalLM
 
-    from trainers.config import LoraMethod
-    from trainers.model import add_adapters
-
     base = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
-    module = add_adapters(base, LoraMethod(rank=RANK), "sft", quantized=False).train()
+    module = get_peft_model(base, LoraConfig(r=RANK, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")).train()
     ids = torch.from_numpy(np.random.default_rng(0).integers(VOCABULARY, size=(units, length)))
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-3, weight_decay=0.0)
     criterion = nn.CrossEntropyLoss(reduction="mean")
@@ -190,6 +188,7 @@ def measure(folder: Path, *, rounds: int, units: int, length: int) -> list[Resul
         ours, theirs = context.Pipe()
         processes.append(context.Process(target=_serve, args=(theirs, variant, folder, units, length)))
         processes[-1].start()
+        theirs.close()  # one that dies is then noticed
         assert ours.recv() == "ready"
         connections[variant] = ours
     results = {variant: Result(variant) for variant in VARIANTS}
@@ -215,8 +214,8 @@ def _ledger_milliseconds(folder: Path) -> float:
     from privacy.plan import Event
 
     with Ledger.create(folder / "ledger.db") as ledger:
-        ledger.grant("people", 1000.0, 1e-6)
-        reservation = ledger.reserve("people", Event(1.0, 0.01, 1000, 100, 300), "benchmark")
+        ledger.grant("people", 10.0, 1e-6)
+        reservation = ledger.reserve("people", Event(1.0, 0.01, 1000, 1000, 300), "benchmark")
         began = time.perf_counter()
         for _ in range(200):
             reservation.charge()

@@ -32,6 +32,7 @@ PUBLIC: dict[str, tuple[str, ...] | None] = {
     "checkpoint": ("step", "bytes"),
     "warning": None,
     "failure": None,
+    "statement": None,
     "end": ("step", "status", "peak_memory_bytes", "output"),
 }
 """What of a private run's events others than the bank's own engineer may see, all of an event where there is None: no loss, no norm, no

@@ -93,6 +93,7 @@ def build_report(config: dict[str, Any], events: Iterable[Event]) -> dict[str, A
         "metrics": measured.get("metrics") or {},
         "metrics_step": measured.get("step"),
         "best": end.get("best"),
+        "privacy": next((event["claim"] for event in _of_kind(last, "statement")), None),
         "tokens": sum(event.get("tokens", 0) for event in steps),
         "tokens_per_second": end.get("tokens_per_second", _mean(steps, "tokens_per_second", weight="seconds")),
         "padding_share": end.get("padding_share", _mean(steps, "padding_share", weight="tokens")),

@@ -155,6 +155,8 @@ def _fit_private(run: Run, loaded: Loaded, promise: Promise, run_dir: Path, prog
     run.world.on_main(
         lambda: promises.close(promise, run.config, run_dir, steps=progress.step, secret=private.noise.secret, verdicts=found)
     )
+    if run.world.is_main:
+        run.log.emit("statement", step=progress.step, claim=paragraph(json.loads((run_dir / FILE).read_text())))
 
 
 def build(

@@ -97,7 +97,8 @@ def test_losses_norms_and_batches_stay_in_a_file_of_the_banks_own(finished: Path
         assert not any(str(event["loss"]) in text for event in steps)
         assert '"units": ' not in text or shown.name == "report.json"
     assert all(event.keys() == {"time", "event", "step", "epoch", "learning_rate"} for event in helpers.events(finished, "step"))
-    assert json.loads((finished / "report.json").read_text())["train_loss"] == []
+    report = json.loads((finished / "report.json").read_text())
+    assert report["train_loss"] == [] and report["privacy"].startswith("Trained with differential privacy: epsilon")
 
 
 def test_the_budget_that_was_not_used_is_given_back(finished: Path) -> None:
@@ -208,6 +209,21 @@ def test_a_run_killed_three_times_is_charged_for_every_step_it_took(
     with capsys.disabled():
         print(f"\nkilled after steps 5, 9 and 17 of 24: {held.charged} steps charged of {held.event.steps} reserved, epsilon "
               f"{statement['claim']['epsilon']} by what was charged, {epsilon([held.event], DELTA):.4f} by what was reserved")  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_run_whose_reserve_is_spent_ends_at_the_promise_it_made(llama_dir: Path, tmp_path: Path) -> None:
+    rows = _make_rows(tmp_path)
+    run_dir = _make_run(tmp_path / "run", llama_dir, rows, _make_ledger(tmp_path, rows), train={"max_steps": 24}, privacy={"restarts": 0})
+    _kill_after(run_dir, 5)  # step 5, after the checkpoint of step 4, has to be taken again
+
+    output = helpers.train(run_dir)
+
+    statement, report = (json.loads((run_dir / name).read_text()) for name in ("dp_statement.json", "report.json"))
+    assert "the run ends here, at the promise it made" in output
+    assert report["status"] == "stopped_early"
+    assert statement["mechanism"]["steps_charged"] == 24 > statement["mechanism"]["steps_in_the_model"] == report["steps"]
+    assert (run_dir / "adapter" / "adapter_model.safetensors").exists()
 
 
 def _kill_after(run_dir: Path, steps: int) -> None:
