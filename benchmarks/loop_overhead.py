@@ -212,7 +212,7 @@ def _work(environment: dict[str, str], run_dir: Path, steps: int) -> dict[str, A
         results.append(compare(run, steps))
         return progress
 
-    with mock.patch.object(worker, "fit", measure), mock.patch.object(worker, "_finish"):
+    with mock.patch.object(worker, "fit", measure), mock.patch.object(worker, "finish"):
         worker.train(run_dir, run_id="benchmark")
     dist.destroy_process_group()
     return results[0]

@@ -23,11 +23,12 @@ from trainers.config import TrainConfig, read_config
 from trainers.cpu import fast_products
 from trainers.data.prepare import Prepared
 from trainers.events import EventLog
+from trainers.finish import peak_memory
 from trainers.lease import Lease
 from trainers.loop import Run, StepWork, train_step, works
 from trainers.model import load_model_config, load_tokenizer, shape_of
 from trainers.report import write_atomically
-from trainers.worker import build, decide, device_name, peak_memory, quiet, versions, watched
+from trainers.worker import build, decide, device_name, quiet, versions, watched
 from trainers.world import World
 
 RESULT, REASON = "result.json", "reason.txt"

@@ -1,84 +1,45 @@
 """A private run: `private_steps` and `private_step`, in the place of the ordinary ones of trainers.loop.
 
-A step, on every worker: the same secret coins decide who takes part; the records of a unit lie on one worker; its gradient is clipped there
-added up; every worker adds noise to a stretch of its own of the sum; DeepSpeed brings the sums together and takes the step. The ledger has
-the step before its noise is drawn into the sum. Nothing of a step but the new weights is public.
+A step, on every worker: the same secret coins decide who takes part; the records of a unit lie on one worker, where its gradient is clipped
+and added up; every worker adds noise to a stretch of its own of the sum; DeepSpeed brings the sums together and takes the step. The ledger
+has the step before its noise is added. Nothing of a step but the new weights is public.
 """
 
 import contextlib
+import json
 import math
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from privacy.dp_lora import Segment, UnitGradients, capture
+from privacy.dp_lora import UnitGradients, capture
 from privacy.errors import BudgetRefused, PlanError
 from privacy.ledger import Reservation
 from privacy.noise import GaussianNoise
 from privacy.plan import PrivacyPlan
 from privacy.sampling import UnitSampler
 from privacy.selftest import SelfTest, Verdicts
+from privacy.statement import FILE, paragraph
 from privacy.stream import Stream, fresh_key
-from trainers.data.batches import Batch, collate
-from trainers.data.packing import MicroBatch, place
-from trainers.data.prepare import Prepared, Sample
+from trainers import promise as promises
+from trainers.checkpoint import Progress
+from trainers.config import TrainConfig, UnitColumn
 from trainers.engine import Engine
 from trainers.errors import RunBusyError
-from trainers.loop import Run, Step, draw_seed
+from trainers.loop import Run, Step, draw_seed, fit
+from trainers.private_work import PrivateWork, Units, private_work, without_unit
+from trainers.promise import Promise
 from trainers.world import World
 
 BUFFER_BYTES = 2 * 2**30
 """Most bytes of gradients that units keep open at a time: 12 units of rank-16 adapters on 8 billion parameters"""
-
-
-@dataclass(frozen=True)
-class Units:
-    """Who is in the rows: `records[u]` are the examples of unit u. Which units there are is private."""
-
-    records: list[np.ndarray]
-
-    @staticmethod
-    def of(data: Prepared, *, max_records: int | None) -> "Units":
-        """The first `max_records` examples of each unit, in the order of the files: a choice that no other unit has a part in."""
-        order = np.argsort(data.units, kind="stable")
-        borders = np.flatnonzero(np.diff(data.units[order])) + 1
-        return Units([records[:max_records] for records in np.split(order, borders)] if len(order) else [])
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-
-@dataclass
-class PrivatePass:
-    """One forward pass of this worker, and which of its tokens are whose."""
-
-    batch: Batch
-    segments: list[Segment]
-
-
-@dataclass
-class Group:
-    """Units whose gradients are open together, over as many passes as their records take."""
-
-    units: list[int]
-    passes: list[PrivatePass]
-
-
-@dataclass
-class PrivateWork:
-    """What this worker does in a step."""
-
-    drawn: np.ndarray
-    """All units of the step, over all workers"""
-    targets: int
-    """Of all its records, over all workers"""
-    groups: list[Group]
 
 
 @dataclass
@@ -103,6 +64,34 @@ class Private:
     def at_once(self) -> int:
         """Units whose gradients may be open together."""
         return max(1, BUFFER_BYTES // (4 * self.gradients.size))
+
+
+def fit_private(run: Run, base: Any, promise: Promise, run_dir: Path, progress: Progress) -> None:
+    """Train as promised, and state it. `base` is the Hugging Face model. Rank 0 alone has the ledger open. Raises PromiseBroken."""
+    privacy, charged_before = run.config.privacy, 0
+    assert privacy is not None
+    most = privacy.unit.max_records if isinstance(privacy.unit, UnitColumn) else None
+    with contextlib.ExitStack() as stack:
+        reservation = _enter_on_main(stack, run.world, promise, run.config)
+        if reservation is not None:
+            charged_before = reservation.held.charged
+        units = Units.of(run.train, max_records=most)
+        private = begin(promise.plan, units, run.engine, base, run.world, reservation)
+        fit(run, progress, partial(private_steps, private))
+        charged = 0 if reservation is None else reservation.held.charged - charged_before
+        found = verdicts(run, private, charged)
+    run.world.on_main(
+        lambda: promises.close(promise, run.config, run_dir, steps=progress.step, secret=private.noise.secret, verdicts=found)
+    )
+    if run.world.is_main:
+        run.log.emit("statement", step=progress.step, claim=paragraph(json.loads((run_dir / FILE).read_text())))
+
+
+def _enter_on_main(stack: contextlib.ExitStack, world: World, promise: Promise, config: TrainConfig) -> Reservation | None:
+    """The open reservation on rank 0, None elsewhere; a ledger that cannot be opened is everyone's error."""
+    opened: list[Reservation] = []
+    world.on_main(lambda: opened.append(stack.enter_context(promises.held(promise, config))))
+    return opened[0] if opened else None
 
 
 def begin(
@@ -225,29 +214,9 @@ def _replay(run: Run, private: Private, work: PrivateWork) -> float:
     """
     without = int(work.drawn[0])
     run.engine.train(False)  # dropout would draw otherwise for a changed pass
-    both = [clipped_sum(run, private, each, 0)[0] for each in (work, _without(work, without))]
+    both = [clipped_sum(run, private, each, 0)[0] for each in (work, without_unit(work, without))]
     run.engine.train()
     return math.sqrt(run.world.sum(float((both[0] - both[1]).double().square().sum()))[0]) / private.plan.clip_norm
-
-
-def _without(work: PrivateWork, unit: int) -> PrivateWork:
-    return replace(work, groups=[_group_without(group, unit) for group in work.groups])
-
-
-def _group_without(group: Group, unit: int) -> Group:
-    if unit not in group.units:
-        return group
-    place = group.units.index(unit)
-    return Group(group.units, [_pass_without(part, place) for part in group.passes])
-
-
-def _pass_without(part: PrivatePass, place: int) -> PrivatePass:
-    ids = part.batch.input_ids.clone()
-    for segment in part.segments:
-        if segment.unit == place:
-            ids[segment.row, segment.start : segment.end] = 0
-    batch = replace(part.batch, input_ids=ids)
-    return PrivatePass(batch, [segment for segment in part.segments if segment.unit != place])
 
 
 def verdicts(run: Run, private: Private, charged: int) -> Verdicts:
@@ -258,87 +227,18 @@ def verdicts(run: Run, private: Private, charged: int) -> Verdicts:
     return private.test.judge(shares, coins=sampler.coins, drawn=sampler.drawn, steps=private.taken, charged=charged)
 
 
-# Who computes what
-
-
 def _works(run: Run, private: Private) -> Generator[PrivateWork]:
     """This worker's share of step after step; while one is computed, a thread draws and makes the next."""
     with ThreadPoolExecutor(1, "batches") as ahead:
-        upcoming = ahead.submit(step_work, run, private)
+        upcoming = ahead.submit(_next_work, run, private)
         try:
             while True:
                 work = upcoming.result()
-                upcoming = ahead.submit(step_work, run, private)
+                upcoming = ahead.submit(_next_work, run, private)
                 yield work
         finally:
             upcoming.cancel()
 
 
-def step_work(run: Run, private: Private) -> PrivateWork:
-    """Draw a step's units and make this worker's passes; every worker gets as many, the short ones dummies."""
-    drawn = private.sampler.draw()
-    shares = _share(drawn, private.units, run.train.lengths, run.world.size)
-    plans = [_plan_groups(share, run, private) for share in shares]
-    most = max(sum(len(passes) for _, passes in plan) for plan in plans)
-    groups = [_group(units, passes, run, private) for units, passes in plans[run.world.rank]]
-    dummies = most - sum(len(group.passes) for group in groups)
-    if dummies and len(run.train):
-        groups.append(Group([], [_dummy(run) for _ in range(dummies)]))
-    targets = sum(int(run.train.targets[private.units.records[unit]].sum()) for unit in drawn)
-    return PrivateWork(drawn, targets, groups)
-
-
-def _share(drawn: np.ndarray, units: Units, lengths: np.ndarray, workers: int) -> list[list[int]]:
-    """Whole units to workers, the longest first to whoever has least."""
-    tokens = {int(unit): int(lengths[units.records[unit]].sum()) for unit in drawn}
-    shares: list[list[int]] = [[] for _ in range(workers)]
-    loads = [0] * workers
-    for unit in sorted(tokens, key=lambda unit: (-tokens[unit], unit)):
-        least = loads.index(min(loads))
-        shares[least].append(unit)
-        loads[least] += tokens[unit]
-    return shares
-
-
-def _plan_groups(share: Sequence[int], run: Run, private: Private) -> list[tuple[list[int], list[MicroBatch]]]:
-    """A worker's units in groups that may be open together, each with its passes: places in the list of the group's records."""
-    plans, tokens = [], run.config.train.micro_batch_tokens
-    assert isinstance(tokens, int)
-    for start in range(0, len(share), private.at_once):
-        units = list(share[start : start + private.at_once])
-        records = np.concatenate([private.units.records[unit] for unit in units])
-        placement = place(
-            run.train.lengths[records],
-            workers=1,
-            micro_batch_tokens=tokens,
-            packing=run.packing,
-            hidden_size=run.attention_width,
-        )
-        plans.append((units, [micro for micro in placement.micro_batches[0] if micro]))
-    return plans
-
-
-def _group(units: list[int], passes: list[MicroBatch], run: Run, private: Private) -> Group:
-    records = [(row, int(example)) for row, unit in enumerate(units) for example in private.units.records[unit]]
-    weights = [1.0 / len(private.units.records[unit]) for unit in units]
-    return Group(units, [_pass(run, micro, records, weights) for micro in passes])
-
-
-def _pass(run: Run, micro: MicroBatch, records: Sequence[tuple[int, int]], weights: Sequence[float]) -> PrivatePass:
-    samples: Iterator[Sample] = iter(run.train.samples([records[number][1] for row in micro for number in row]))
-    rows = [[next(samples) for _ in row] for row in micro]
-    segments = []
-    for place_of_row, row in enumerate(micro):
-        start = 0
-        for number in row:
-            unit, example = records[number]
-            end = start + int(run.train.lengths[example])
-            segments.append(Segment(unit, place_of_row, start, end, weights[unit] / int(run.train.targets[example])))
-            start = end
-    return PrivatePass(collate(rows, packed=run.packing, classify=run.classify, pad_id=run.pad_id), segments)
-
-
-def _dummy(run: Run) -> PrivatePass:
-    """A pass that teaches nothing: it is there for the collective calls of the others."""
-    sample = run.train.samples([int(np.argmin(run.train.lengths))])
-    return PrivatePass(collate([sample], packed=run.packing, classify=run.classify, pad_id=run.pad_id, weight=0.0), [])
+def _next_work(run: Run, private: Private) -> PrivateWork:
+    return private_work(run, private.units, private.sampler.draw(), at_once=private.at_once)

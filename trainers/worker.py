@@ -1,9 +1,6 @@
 """One training process from start to end: everything above the loop. Run by Ray Train on every worker, or by `python -m trainers`."""
 
 import contextlib
-import json
-import resource
-import shutil
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -13,34 +10,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from privacy.errors import ConsortiumError
-from privacy.ledger import Reservation
-from privacy.statement import FILE, paragraph
 from trainers import checkpoint, flops, objectives
 from trainers import promise as promises
 from trainers.checkpoint import Progress
-from trainers.config import TrainConfig, UnitColumn, read_config
+from trainers.config import TrainConfig, read_config
 from trainers.cpu import fast_products
 from trainers.data import prepare
 from trainers.data.planted import plant
 from trainers.data.prepare import Prepared, Summary
 from trainers.data.sampler import Sampler
 from trainers.defaults import Choice, Hardware, Shape, apply, intervals, resolve
-from trainers.engine import Engine, gathered, sharded_loading
-from trainers.errors import CheckpointError, ConfigError, DataError, RunBusyError
+from trainers.engine import Engine, sharded_loading
+from trainers.errors import ConfigError, DataError, RunBusyError
 from trainers.events import EventLog, Listener, trackers
+from trainers.finish import finish
 from trainers.footprint import measure
 from trainers.lease import Lease
-from trainers.loop import Run, evaluate, fit
+from trainers.loop import Run, fit
 from trainers.lora import fuse_updates
-from trainers.model import Loaded, add_adapters, decoder_blocks, load_base, load_tokenizer, save_trained, shape_of
+from trainers.model import Loaded, add_adapters, decoder_blocks, load_base, load_tokenizer, shape_of
 from trainers.notice import Notice
-from trainers.private import Units, begin, private_steps, verdicts
-from trainers.promise import Promise, steps_of
-from trainers.report import Library, read_events, write_model_card, write_report
+from trainers.private import fit_private
+from trainers.promise import steps_of
+from trainers.report import read_events, write_report
 from trainers.schedule import learning_rate_schedule
 from trainers.storage import Store, publish
 from trainers.watchdog import watching
@@ -134,29 +129,8 @@ def _train(
         if promise is None:
             fit(run, progress)
         else:
-            _fit_private(run, loaded, promise, run_dir, progress)
-        _finish(run, loaded, run_dir, progress)
-
-
-def _fit_private(run: Run, loaded: Loaded, promise: Promise, run_dir: Path, progress: Progress) -> None:
-    """Train as promised, and state it. Rank 0 alone has the ledger open."""
-    privacy, charged_before = run.config.privacy, 0
-    assert privacy is not None
-    most = privacy.unit.max_records if isinstance(privacy.unit, UnitColumn) else None
-    with contextlib.ExitStack() as stack:
-        reservation = _enter_on_main(stack, run.world, promise, run.config)
-        if reservation is not None:
-            charged_before = reservation.held.charged
-        units = Units.of(run.train, max_records=most)
-        private = begin(promise.plan, units, run.engine, loaded.base, run.world, reservation)
-        fit(run, progress, partial(private_steps, private))
-        charged = 0 if reservation is None else reservation.held.charged - charged_before
-        found = verdicts(run, private, charged)
-    run.world.on_main(
-        lambda: promises.close(promise, run.config, run_dir, steps=progress.step, secret=private.noise.secret, verdicts=found)
-    )
-    if run.world.is_main:
-        run.log.emit("statement", step=progress.step, claim=paragraph(json.loads((run_dir / FILE).read_text())))
+            fit_private(run, loaded.base, promise, run_dir, progress)
+        finish(run, loaded, run_dir, progress)
 
 
 def build(
@@ -202,13 +176,6 @@ def build(
         notice=Notice(lambda: False, world),
     )
     return run, loaded, [*packing_choices, *interval_choices]
-
-
-def _enter_on_main(stack: contextlib.ExitStack, world: World, promise: Promise, config: TrainConfig) -> Reservation | None:
-    """The open reservation on rank 0, None elsewhere; a ledger that cannot be opened is everyone's error."""
-    opened: list[Reservation] = []
-    world.on_main(lambda: opened.append(stack.enter_context(promises.held(promise, config))))
-    return opened[0] if opened else None
 
 
 def _sampler(config: TrainConfig, examples: int) -> Sampler:
@@ -273,77 +240,6 @@ def _resume(run: Run, run_dir: Path, summary: Summary) -> Progress:
     run.world.on_main(lambda: _check_same_data(run_dir, summary))
     checkpoint.restore(found, run.engine)
     return found.manifest.progress
-
-
-def _finish(run: Run, loaded: Loaded, run_dir: Path, progress: Progress) -> None:
-    """Take the best weights, evaluate them, write model, card and report."""
-    if run.config.checkpoint.best_by is not None and progress.best_step not in (None, progress.step):
-        best = checkpoint.newest(run.checkpoints, run.world, step=progress.best_step, store=run.store)
-        if best is not None:
-            checkpoint.restore(best, run.engine)
-        else:
-            run.log.emit("warning", step=progress.step, message=f"the checkpoint of step {progress.best_step}, the best, is not whole "
-                         "any more: the last weights are taken")  # fmt: skip
-    metrics = evaluate(run, run.validation) if len(run.validation) and run.config.privacy is None else {}
-    folder = run_dir / ("adapter" if loaded.is_adapter else "model")
-    tensors = _whole_tensors(loaded, run.engine, run.world)
-    run.world.on_main(lambda: _export(loaded, tensors, folder, run.train.labels))
-    peak = max(run.world.gather(peak_memory(run.world)))
-    if not run.world.is_main:
-        return
-    speeds = [e for e in read_events(run_dir / "events.jsonl") if e["event"] == "step" and "tokens" in e]
-    seconds, tokens = sum(e["seconds"] for e in speeds), sum(e["tokens"] for e in speeds)
-    padded = sum(e["tokens"] / (1 - e["padding_share"]) for e in speeds)
-    run.log.emit(
-        "end",
-        step=progress.step,
-        status="stopped_early" if progress.step < run.sampler.steps else "finished",
-        metrics=metrics,
-        tokens_per_second=round(tokens / seconds, 1) if seconds else None,
-        peak_memory_bytes=peak,
-        padding_share=round(1 - tokens / padded, 4) if padded else None,
-        best=_best(run, progress),
-        output=str(folder),
-    )
-    report = write_report(run_dir)
-    claim = paragraph(json.loads((run_dir / FILE).read_text())) if run.config.privacy else None
-    library: Library = "peft" if loaded.is_adapter else "transformers"
-    write_model_card(folder, report, base_model=run.config.model.name, library=library, privacy=claim)
-    if claim is not None:
-        shutil.copyfile(run_dir / FILE, folder / FILE)
-    publish(run_dir, run.store, folder)
-    shutil.rmtree(run_dir / "data", ignore_errors=True)  # tokens of the rows, of no further use
-
-
-def _best(run: Run, progress: Progress) -> dict[str, Any] | None:
-    metric = run.config.checkpoint.best_by or "eval_loss"
-    if progress.best_step is None or progress.best_value is None:
-        return None
-    return {"step": progress.best_step, "metric": metric, "value": progress.best_value if metric == "eval_loss" else -progress.best_value}
-
-
-def _export(loaded: Loaded, tensors: dict[str, torch.Tensor], folder: Path, labels: list[str]) -> None:
-    """Written beside its place and renamed, so that a model directory is always whole."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        save_trained(loaded, tensors, partial, labels=labels)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"cannot write {folder}: {error}", "the checkpoints are intact: free space, then consortium resume RUN"
-        ) from error
-
-
-def _whole_tensors(loaded: Loaded, engine: Engine, world: World) -> dict[str, torch.Tensor]:
-    """Rank 0 collects what was trained, and the frozen half of an adapter whose A is not; the others take part in the gathering."""
-    tensors = {name.removeprefix("model."): tensor for name, tensor in engine.whole_parameters() if world.is_main}
-    for name, parameter in loaded.module.named_parameters():
-        if "lora_" in name and not parameter.requires_grad:
-            with gathered([parameter]):
-                tensors[name] = parameter.detach().cpu().clone()
-    return tensors if world.is_main else {}
 
 
 def _objective(config: TrainConfig, loaded: Loaded) -> torch.nn.Module:
@@ -457,13 +353,6 @@ def _hardware(world: World) -> Hardware:
     if world.device.type == "cuda":
         return Hardware("cuda", world.size, torch.cuda.get_device_properties(world.device).total_memory)
     return Hardware("cpu", world.size)
-
-
-def peak_memory(world: World) -> int:
-    """Bytes: allocated on the GPU, or resident of the process on a CPU."""
-    if world.device.type == "cuda":
-        return torch.cuda.max_memory_allocated(world.device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def versions() -> dict[str, str]:

@@ -116,12 +116,12 @@ def _train_seeded(run_dir: Path, *, one_at_a_time: bool = False) -> dict[str, to
     from trainers import worker
 
     private.BUFFER_BYTES = 1 if one_at_a_time else 2**31
-    whole = worker.begin
-    worker.begin = lambda *arguments: whole(*arguments, seed=SEED)  # type: ignore[assignment]
+    whole = private.begin
+    private.begin = lambda *arguments: whole(*arguments, seed=SEED)  # type: ignore[assignment]
     try:
         worker.train(run_dir, run_id="test")
     finally:
-        worker.begin = private.begin
+        private.begin = whole
     return load_file(run_dir / "adapter" / "adapter_model.safetensors")
 
 
