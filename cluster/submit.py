@@ -87,6 +87,8 @@ class Cluster:
         self.address = address.rstrip("/")
         from ray.job_submission import JobSubmissionClient
 
+        logging.getLogger("ray.dashboard.modules").setLevel(logging.WARNING)  # it tells what it uploads, and when a socket closes
+
         for logger in ("ray.dashboard", "ray._private"):
             logging.getLogger(logger).setLevel(logging.ERROR)
         token = _token()

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from privacy.accountant import epsilon
 from privacy.dp_lora import UnitGradients
@@ -22,6 +23,7 @@ from privacy.sampling import UnitSampler
 from privacy.stream import Stream
 from tests import helpers
 from tests.trainers import plain
+from tests.trainers.jobs import write_labelled_rows
 from trainers import private, worker
 from trainers.data.prepare import describe_file
 
@@ -46,13 +48,13 @@ def _make_ledger(folder: Path, rows: Path, *, budget: float = 20.0) -> Path:
     return path
 
 
-def _make_run(folder: Path, model: Path, rows: Path, ledger: Path, **changes: Any) -> Path:
+def _make_run(folder: Path, llama: Path, rows: Path, ledger: Path, /, **changes: Any) -> Path:
     privacy = {"noise_multiplier": 1.0, "delta": DELTA, "clip_norm": 0.5, "unit": {"column": "customer", "max_records": 2}, "units": UNITS,
                "ledger": ledger, "restarts": 1} | changes.pop("privacy", {})  # fmt: skip
     train = {"max_steps": STEPS, "global_batch_size": BATCH, "learning_rate": RATE, "micro_batch_tokens": 128} | changes.pop("train", {})
     blocks: dict[str, Any] = {
         "task": "sft",
-        "model": {"path": str(model), "dtype": "float32"},
+        "model": {"path": str(llama), "dtype": "float32"},
         "method": {"lora": {"rank": 4}},
         "data": {"train": str(rows), "validation_fraction": 0.1, "max_length": 64},
         "train": train,
@@ -109,10 +111,32 @@ def test_the_budget_that_was_not_used_is_given_back(finished: Path) -> None:
     assert held.closed and held.charged == 6
 
 
+@pytest.mark.parametrize(
+    ("model", "task", "changes"),
+    [("bert_dir", "classify", {}), ("llama_dir", "sft", {"quantization": "nf4"}), ("llama_dir", "sft", {"dtype": "bfloat16"})],
+)
+def test_classifiers_and_bases_in_other_precisions_keep_the_promise(
+    tmp_path: Path, request: pytest.FixtureRequest, model: str, task: str, changes: dict[str, str]
+) -> None:
+    """Every record a unit of its own; the self-tests have to pass, among them the replay of a step."""
+    rows = write_labelled_rows(tmp_path) if task == "classify" else _make_rows(tmp_path, each=1)
+    folder = request.getfixturevalue(model)
+    base = {"path": str(folder), "dtype": "float32"} | changes
+    blocks = {"model": base, "task": task, "privacy": {"unit": "record"}}
+    run_dir = _make_run(tmp_path / "run", folder, rows, _make_ledger(tmp_path, rows), **blocks)
+
+    worker.train(run_dir, run_id="test")
+
+    statement = json.loads((run_dir / "dp_statement.json").read_text())
+    assert statement["claim"]["unit"] == "record" and statement["mechanism"]["steps_charged"] == STEPS
+    assert statement["self_tests"]["sensitivity"] and not {False} & set(statement["self_tests"].values())
+    saved = load_file(run_dir / "adapter" / "adapter_model.safetensors")
+    assert all(tensor.isfinite().all() for tensor in saved.values())
+    assert any("classifier" in name for name in saved) == (task == "classify")
+
+
 def _train_seeded(run_dir: Path, *, one_at_a_time: bool = False) -> dict[str, torch.Tensor]:
     """A private run whose samples and noise come from a seed; the adapter it ends with. Units may be open together, or not."""
-    from safetensors.torch import load_file
-
     from trainers import worker
 
     private.BUFFER_BYTES = 1 if one_at_a_time else 2**31
