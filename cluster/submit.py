@@ -87,9 +87,7 @@ class Cluster:
         self.address = address.rstrip("/")
         from ray.job_submission import JobSubmissionClient
 
-        logging.getLogger("ray.dashboard.modules").setLevel(logging.WARNING)  # it tells what it uploads, and when a socket closes
-
-        for logger in ("ray.dashboard", "ray._private"):
+        for logger in ("ray.dashboard", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray._private"):
             logging.getLogger(logger).setLevel(logging.ERROR)
         token = _token()
         self._has_token = token is not None
