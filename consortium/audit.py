@@ -14,6 +14,7 @@ from rich.table import Table
 
 from cluster.job import read_job, write_job
 from consortium.evaluation import Target, find_target, load_target
+from consortium.tables import print_whole
 from consortium.training import run as run_job
 from privacy.attack import Estimate, auc, exposure, tpr_at_fpr
 from privacy.audit import Claim, Outcome, Scores, clopper_pearson, judge, one_run
@@ -143,7 +144,7 @@ def _show_verdict(found: dict[str, Any], run_dir: Path, *, as_json: bool) -> Non
     table = Table("", *found, box=None, padding=(0, 2))
     for name, cells in _rows(found):
         table.add_row(name, *cells)
-    out.print(table)
+    print_whole(table)
     out.print(found["private"]["verdict"]["sentence"], markup=False)
     out.print(f"  kept in {path}, for the bank alone", markup=False)
 

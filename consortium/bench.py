@@ -26,6 +26,7 @@ from cluster.bench_page import PAGE, table, write_page
 from cluster.errors import WorkersFailed
 from cluster.scaling import complete
 from consortium.options import beyond, finite, numbers, parts
+from consortium.tables import print_whole
 from trainers.errors import ConfigError
 from trainers.report import number, size
 
@@ -100,7 +101,7 @@ def compare_benches(first: Path, second: Path) -> None:
     shown.add_column("")
     for row in compare(one, other):
         shown.add_row(row.point.name, *_cells(row), f"only in {first if row.only_in == 'first' else second}" if row.only_in else "")
-    _print_whole(shown)
+    print_whole(shown)
 
 
 def _show(results: dict[str, Any], output: Path) -> None:
@@ -110,20 +111,12 @@ def _show(results: dict[str, Any], output: Path) -> None:
         shown.add_column(heading, justify="left" if place in (0, len(headings) - 1) else "right", no_wrap=place < len(headings) - 1)
     for row in rows:
         shown.add_row(*row)
-    _print_whole(shown)
+    print_whole(shown)
     for name, formula in results["formulas"].items():
         projects = name == "projected" and any(entry["status"] == "projected" for entry in results["points"])
         if projects or name == "MFU" or name.startswith("FLOPs"):
             console.print(f"  {name}: {formula}", markup=False)
     console.print(f"  page  {output / PAGE}", markup=False)
-
-
-def _print_whole(shown: Table) -> None:
-    """As wide as it is: lines that the terminal breaks can still be read, cells cut short cannot."""
-    out = Console(highlight=False)
-    wide = out.options.update(width=1000)
-    out.width = max(out.width, out.measure(shown, options=wide).maximum)
-    out.print(shown)
 
 
 def _cells(row: Difference) -> list[str]:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.job import read_job
+from consortium.tables import print_whole
 from trainers.config import DataConfig, ModelConfig, Task
 from trainers.data.formats import Chat, Completion
 from trainers.errors import ConfigError, DataError, ModelError
@@ -209,7 +210,7 @@ def show_metrics(metrics: dict[str, Any], out: Console) -> None:
     if classes := metrics.get("per_class"):
         _show_classes(classes, out)
     for column, groups in metrics.get("by", {}).items():
-        _show_groups(column, groups, out)
+        _show_groups(column, groups)
 
 
 def _show_classes(classes: dict[str, dict[str, Any]], out: Console, most: int = 15) -> None:
@@ -229,13 +230,13 @@ def _show_classes(classes: dict[str, dict[str, Any]], out: Console, most: int = 
         out.print(f"  ... {absent} that occur neither in the rows nor in the answers")
 
 
-def _show_groups(column: str, groups: dict[str, Any], out: Console) -> None:
+def _show_groups(column: str, groups: dict[str, Any]) -> None:
     table = Table(column, *groups["groups"], "gap", box=None, padding=(0, 2))
     table.add_row("rows", *(str(values["rows"]) for values in groups["groups"].values()), "")
     for name, gap in groups["gaps"].items():
         values = (values.get(name) for values in groups["groups"].values())
-        table.add_row(name, *("-" if value is None else f"{value:.3f}" for value in values), f"[bold]{gap['gap']:.3f}[/]")
-    out.print(table)
+        table.add_row(name, *("-" if value is None else f"{value:.3f}" for value in values), f"{gap['gap']:.3f}")
+    print_whole(table)
 
 
 def _write_review(path: Path, items: list[Item], scored: Scored) -> None:

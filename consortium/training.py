@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cluster.job import JobSpec, has_begun, load_job, read_job
+from consortium.tables import print_whole
 from trainers.config import Task
 from trainers.errors import ConfigError, Interrupted
 
@@ -67,7 +68,7 @@ def show_result(job: JobSpec, report: dict[str, Any]) -> None:
     for name, value in {**facts, **_claim(job)}.items():
         if value != "":
             table.add_row(name, str(value))
-    Console(highlight=False, soft_wrap=True, markup=False, emoji=False).print(table)
+    print_whole(table)
 
 
 def _claim(job: JobSpec) -> dict[str, str]:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from cluster.job import JobSpec, load_job
 from cluster.space import Space, read_space
+from consortium.tables import print_whole
 from trainers.errors import ConfigError
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -84,4 +85,4 @@ def _show(facts: dict[str, Any], metric: str) -> None:
             *points,
             style="bold" if trial["trial"] == facts["best"] else "",
         )
-    Console(highlight=False, soft_wrap=True).print(table)
+    print_whole(table)
