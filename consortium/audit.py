@@ -27,6 +27,8 @@ from trainers.model import Loaded
 from trainers.worker import quiet
 
 CONFIDENCE = 0.95
+BESIDE = 8
+"""Other secrets that a canary's own is held beside, for its score"""
 RANKED, ALTERNATIVES, ASKED = 8, 255, 50
 """Canaries whose secret is ranked among so many others of its kind; canaries that the model is asked to complete"""
 
@@ -54,14 +56,16 @@ def audit_run(run_dir: Path, *, twin: bool, as_json: bool) -> None:
 def attack(run_dir: Path, planting: Planting, claim: Claim) -> dict[str, Any]:
     """Scores of all canaries, those planted and those not, and what they show.
 
-    A score is how much likelier the canary has become by training (its loss under the base model less that under the adapter, a token);
-    for a classifier, whose base has no head, how likely it is.
+    A score is how much likelier training has made a canary's secret, beside others of its kind that might have stood there: what a prompt
+    or a way of answering teaches falls out. For a classifier, whose base has no head, it is how likely the canary's class is.
     """
     target = find_target(run_dir)
     loaded, canaries = load_target(target), planting.canaries()
-    after = _losses(loaded, target, canaries)
-    before = _losses(load_target(target, base=True), target, canaries) if target.task != "classify" else np.zeros(len(canaries))
-    scores = Scores.tossed(before - after, planting.coins)
+    if target.task == "classify":
+        found_by = -_losses(loaded, target, canaries)
+    else:
+        found_by = _likelier(loaded, target, planting) - _likelier(load_target(target, base=True), target, planting)
+    scores = Scores.tossed(found_by, planting.coins)
     proven = one_run(scores, claim, CONFIDENCE)
     found = {
         "verdict": judge(claim, proven).as_dict(),
@@ -87,12 +91,21 @@ def _claim(run_dir: Path) -> Claim:
 
 
 def _losses(loaded: Loaded, target: Target, canaries: list[Canary]) -> np.ndarray:
-    """Mean loss a target of each canary."""
+    """Of each canary, summed over its targets, in nats."""
     items = [Item(content_of(canary, target.task), {}, canary.name) for canary in canaries]
     with console.status("scoring canaries") as status:
         found = score(loaded, target.task, items, max_length=target.max_length,
                       progress=lambda done, total: status.update(f"scoring canaries {done}/{total}"))  # fmt: skip
-    return np.asarray(found.loss / np.maximum(1, found.targets))
+    return np.asarray(found.loss)
+
+
+def _likelier(loaded: Loaded, target: Target, planting: Planting) -> np.ndarray:
+    """Nats by which each canary with its own secret is likelier than with others of its kind, on average; the same others every time."""
+    rng = random.Random(planting.seed + 1)
+    canaries = planting.canaries()
+    others = [canary.with_secret(draw_secret(planting.kind, rng)) for canary in canaries for _ in range(BESIDE)]
+    losses = _losses(loaded, target, [*canaries, *others])
+    return np.asarray(losses[len(canaries) :].reshape(len(canaries), BESIDE).mean(1) - losses[: len(canaries)])
 
 
 def _exposures(loaded: Loaded, target: Target, planting: Planting) -> dict[str, float]:

@@ -60,9 +60,9 @@ def test_a_false_claim_is_refuted_and_ends_with_an_error(audited: Path, tmp_path
     statement["claim"]["epsilon"] = 0.1
     (run_dir / "dp_statement.json").write_text(json.dumps(statement))
     coins = read_planting(run_dir).coins  # type: ignore[union-attr]
-    losses = iter([np.where(coins, 0.0, 5.0), np.full(CANARIES, 5.0)])  # after, before
+    likelier = iter([np.where(coins, 5.0, 0.0), np.zeros(CANARIES)])  # after, before
 
-    monkeypatch.setattr(audit, "_losses", lambda *_: next(losses))
+    monkeypatch.setattr(audit, "_likelier", lambda *_: next(likelier))
     monkeypatch.setattr(audit, "_exposures", lambda *_: {"most": 8.0, "planted": 0.0, "left_out": 0.0, "of": 33.0})
 
     with pytest.raises(PromiseBroken, match="is refuted"):
