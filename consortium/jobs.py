@@ -13,6 +13,7 @@ from rich.table import Table
 
 from cluster.job import load_job, read_values
 from cluster.submit import Cluster, Job, check_submittable, effective_address, exit_code, packed, unpacked
+from consortium.tables import print_whole
 
 _PLAIN: dict[str, Any] = {"highlight": False, "soft_wrap": True, "markup": False, "emoji": False}  # paths may hold brackets
 console = Console(stderr=True, **_PLAIN)
@@ -57,7 +58,10 @@ def list_jobs(address: str | None, *, as_json: bool) -> None:
     table = Table("id", "status", "exit", "started", "run directory", box=None, padding=(0, 2, 0, 0))
     for job in jobs:
         table.add_row(job.id, job.status, "" if job.exit_code is None else str(job.exit_code), _time(job.started), job.run_dir)
-    Console(**_PLAIN).print(table if jobs else "no jobs")
+    if jobs:
+        print_whole(table)
+    else:
+        print("no jobs")
 
 
 def show_status(id: str, address: str | None, *, as_json: bool) -> None:

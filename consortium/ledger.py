@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from consortium.tables import print_whole
 from privacy.ledger import Head, Ledger, Status, verify
 from privacy.planner import WEAK_ABOVE
 
@@ -83,7 +84,7 @@ def _show(name: str, status: Status) -> None:
         noise, rate = f"{event.noise_multiplier:.4g}", f"{event.sampling_rate:.3g}"
         table.add_row(held.id, held.run, noise, rate, str(event.steps), str(held.charged), state)
     if status.reservations:
-        _out.print(table)
+        print_whole(table)
 
 
 def _show_head(head: Head) -> None:

@@ -9,11 +9,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from cluster.job import JobSpec, load_job
 from cluster.plan import Offer, Plan, Row, make_plan
 from cluster.speed import ASSUMPTIONS, COMMUNICATION, Gpu, Work, find_gpu
 from consortium.options import beyond, finite, numbers
+from consortium.tables import print_whole
 from trainers.config import TrainConfig
 from trainers.errors import ConfigError, ModelError
 from trainers.memory import RESERVE
@@ -129,9 +131,9 @@ def _show(plan: Plan, job: JobSpec, out: Console) -> None:
     quantized = f", {job.model.quantization}" if job.model.quantization != "none" else ""
     out.print(f"[bold]{job.name}[/]  {job.model.name}, {job.method.type}{quantized}, rows of {plan.max_length} tokens on {_card(plan.gpu)}")
     out.print(f"  {plan.work.source}\n")
-    out.print(_memory_table(plan.rows))
+    print_whole(_memory_table(plan.rows))
     out.print()
-    out.print(_time_table(plan, job.train.global_batch_size))
+    print_whole(_time_table(plan, job.train.global_batch_size))
     out.print(f"\n{_verdict(plan)}")
     out.print(f"  a prediction, none of it measured: {ASSUMPTIONS}", style="dim")
     if any(row.projected for row in plan.rows):
@@ -152,7 +154,7 @@ def _memory_table(rows: Sequence[Row]) -> Table:
         table.add_column(name, justify="right")
     for row in rows:
         cells = [f"{getattr(row.memory, term) / _GIB:.2f}" for term in shown]
-        verdict = "fits" if row.fits else "[red]does not fit[/]"
+        verdict = "fits" if row.fits else Text("does not fit", style="red")
         table.add_row(*_head(row), f"{row.micro_batch_tokens:,}", *cells, f"{row.memory.total / _GIB:.1f}", verdict)
     return table
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from consortium.tables import print_whole
 from privacy.accountant import REFINED_BELOW
 from privacy.errors import PlanError
 from privacy.filter import Filter
@@ -62,7 +63,7 @@ def _show(units: int, delta: float, reason: str, rows: list[Row], wished: int) -
         says = "-" if row.admitted is None else "admitted" if row.admitted else "refused"
         style = "bold" if row.batch == wished else ""
         table.add_row(str(row.batch), f"{row.batch / units:.3g}", str(row.steps), *numbers, says, style=style)
-    out.print(table)
+    print_whole(table)
     out.print(next(f"{row.batch}: {row.reason}" for row in rows if row.batch == wished))
 
 
