@@ -21,7 +21,9 @@ from privacy.audit import Claim, Outcome, Scores, clopper_pearson, judge, one_ru
 from privacy.canaries import FILE_NAME, Canary, Planting, draw_secret, read_planting, space
 from privacy.errors import AuditError, PromiseBroken
 from privacy.statement import FILE
+from trainers.data.formats import BadRow, in_validation, split_key
 from trainers.data.planted import content_of
+from trainers.data.prepare import contents
 from trainers.evaluate import Item, answers, chat_prompt, score
 from trainers.model import Loaded
 from trainers.worker import quiet
@@ -29,6 +31,8 @@ from trainers.worker import quiet
 CONFIDENCE = 0.95
 BESIDE = 8
 """Other secrets that a canary's own is held beside, for its score"""
+MEMBERS = 500
+"""Rows of each side whose membership is guessed"""
 RANKED, ALTERNATIVES, ASKED = 8, 255, 50
 """Canaries whose secret is ranked among so many others of its kind; canaries that the model is asked to complete"""
 
@@ -75,6 +79,8 @@ def attack(run_dir: Path, planting: Planting, claim: Claim) -> dict[str, Any]:
         "canaries": len(canaries),
         "planted": int(sum(planting.coins)),
     }
+    if membership := _membership(loaded, target):
+        found["membership"] = asdict(membership)
     if target.task != "classify":
         found["exposure_bits"] = _exposures(loaded, target, planting)
         found["extracted"] = _extracted(loaded, target, planting.planted()[:ASKED])
@@ -122,6 +128,34 @@ def _exposures(loaded: Loaded, target: Target, planting: Planting) -> dict[str, 
             bits.append(exposure(1 + int((losses[1:] < losses[0]).sum()), ALTERNATIVES + 1))
         whole[name] = float(np.mean(bits)) if bits else 0.0
     return whole | {"of": float(np.log2(space(planting.kind)))}
+
+
+def _membership(loaded: Loaded, target: Target) -> Estimate | None:
+    """Can rows that were trained on be told from rows held out, by unit, of the same file, by how much likelier training made them?
+
+    0.5 is chance. None where nothing was held out.
+    """
+    assert target.data is not None
+    sides: dict[bool, list[Item]] = {True: [], False: []}
+    for path in target.data.train:
+        for row, content in contents(target.data, target.task, path):
+            if not isinstance(content, BadRow):
+                key = split_key(row.values or {}, content, target.data.group_by)
+                side = sides[not in_validation(key, target.data.validation_fraction)]
+                if len(side) < MEMBERS:
+                    side.append(Item(content, {}, f"{row.file}:{row.line}"))
+    if target.data.validation or not all(sides.values()):
+        return None
+    likelier = [-_mean_losses(loaded, target, sides[side]) for side in (True, False)]
+    if target.task != "classify":
+        base = load_target(target, base=True)
+        likelier = [after + _mean_losses(base, target, sides[side]) for after, side in zip(likelier, (True, False), strict=True)]
+    return auc(Scores(likelier[0], likelier[1]), CONFIDENCE)
+
+
+def _mean_losses(loaded: Loaded, target: Target, items: list[Item]) -> np.ndarray:
+    found = score(loaded, target.task, items, max_length=target.max_length)
+    return np.asarray(found.loss / np.maximum(1, found.targets))
 
 
 def _extracted(loaded: Loaded, target: Target, planted: list[Canary]) -> int:
@@ -174,6 +208,7 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, list[str]]]:
         "Clopper-Pearson": lambda side: f"{side['clopper_pearson']:.2f}",
         "AUC": lambda side: limits(side["auc"]),
         "TPR at 1 % FPR": lambda side: limits(side["tpr_at_1_percent_fpr"]),
+        "AUC of rows, trained on or held out": lambda side: limits(side["membership"]),
         "canaries planted": lambda side: f"{side['planted']} of {side['canaries']}",
         "exposure, bits": lambda side: "{planted:.2f} planted, {left_out:.2f} left out, {most:.0f} at most".format(**side["exposure_bits"]),
         "secrets extracted": lambda side: f"{side['extracted']} of {side['asked']}",

@@ -48,6 +48,7 @@ def test_an_audit_says_what_the_canaries_show_and_keeps_it_for_the_bank(audited:
     assert "catches bugs and is no proof" in printed and "AUC" in printed and "secrets extracted" in printed
     kept = json.loads((audited / "audit.json").read_text())["private"]
     assert kept["verdict"]["lower_bound"] <= kept["verdict"]["claim"]["epsilon"]
+    assert 0 <= kept["membership"]["low"] <= kept["membership"]["value"] <= kept["membership"]["high"] <= 1
     assert kept["planted"] == sum(read_planting(audited).coins)  # type: ignore[union-attr]
     assert stat.S_IMODE((audited / "audit.json").stat().st_mode) == 0o600
 
@@ -63,6 +64,7 @@ def test_a_false_claim_is_refuted_and_ends_with_an_error(audited: Path, tmp_path
     likelier = iter([np.where(coins, 5.0, 0.0), np.zeros(CANARIES)])  # after, before
 
     monkeypatch.setattr(audit, "_likelier", lambda *_: next(likelier))
+    monkeypatch.setattr(audit, "_membership", lambda *_: None)
     monkeypatch.setattr(audit, "_exposures", lambda *_: {"most": 8.0, "planted": 0.0, "left_out": 0.0, "of": 33.0})
 
     with pytest.raises(PromiseBroken, match="is refuted"):
