@@ -5,11 +5,12 @@ import json
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from privacy.canaries import Kind, Planting, new_planting, read_planting, write_planting
-from privacy.errors import LedgerError
+from privacy.errors import LedgerError, PromiseBroken
 from privacy.filter import calibrate
 from privacy.ledger import Ledger, Reservation
 from privacy.plan import PrivacyPlan
@@ -31,6 +32,10 @@ class Promise:
     ledger: str
     """Its id"""
     reservation: str
+    terms: dict[str, Any]
+    """The job's privacy block, but for where the ledger lies"""
+    broken: str = ""
+    """Why there will never be a statement: going on with the run must not lead to one"""
 
     @property
     def choices(self) -> list[Choice]:
@@ -56,15 +61,29 @@ def make_promise(config: TrainConfig, run_dir: Path) -> Promise:
     """
     assert config.privacy is not None
     path = run_dir / _PROMISE
-    if path.exists():
-        return _read(path)
     with Ledger.open(config.privacy.ledger) as ledger:
         population = ledger.population_of([describe_file(file)["sha256"] for file in config.data.train])
+        if path.exists():
+            return _still_holds(_read(path), config.privacy, population)
         plan, reason = _plan(config, config.privacy, ledger, population)
         held = ledger.reserve(population, plan.event, config.name)
-        promise = Promise(plan, reason, population, ledger.id, held.id)
+        promise = Promise(plan, reason, population, ledger.id, held.id, _terms(config.privacy))
         _write(path, promise)
     return promise
+
+
+def _still_holds(promise: Promise, privacy: PrivacyConfig, population: str) -> Promise:
+    """Raises LedgerError where a run that goes on would do something else than it has its budget for, PromiseBroken where it has failed."""
+    if promise.broken:
+        raise PromiseBroken(promise.broken, "no statement is ever written for this run; find the fault, and start one of another name")
+    if (population, _terms(privacy)) != (promise.population, promise.terms):
+        raise LedgerError("the rows or the privacy block are others than this run has its budget for",
+                          "put them back as they were, or start a run of another name, with a budget of its own")  # fmt: skip
+    return promise
+
+
+def _terms(privacy: PrivacyConfig) -> dict[str, Any]:
+    return privacy.model_dump(mode="json", exclude={"ledger"})
 
 
 def _plan(config: TrainConfig, privacy: PrivacyConfig, ledger: Ledger, population: str) -> tuple[PrivacyPlan, str]:
@@ -122,7 +141,11 @@ def close(promise: Promise, config: TrainConfig, run_dir: Path, *, steps: int, s
             base_model=config.model.name,
         )
         charged = promise.plan.event.times(taken.charged)
-        statement = make_statement(promise.plan, run, charged, verdicts, ledger.status(promise.population), promise.ledger)
+        try:
+            statement = make_statement(promise.plan, run, charged, verdicts, ledger.status(promise.population), promise.ledger)
+        except PromiseBroken as broken:
+            _write(run_dir / _PROMISE, replace(promise, broken=broken.message))
+            raise
         reservation.close()
     text = json.dumps(statement, indent=1, ensure_ascii=False, allow_nan=False)
     temporary = run_dir / f".{FILE}"

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import stat
 import time
 from collections.abc import Callable
@@ -25,7 +26,9 @@ from tests import helpers
 from tests.trainers import plain
 from tests.trainers.jobs import write_labelled_rows
 from trainers import private, worker
+from trainers.config import read_config
 from trainers.data.prepare import describe_file
+from trainers.promise import make_promise
 
 UNITS, BATCH, STEPS, RATE, DELTA = 40, 10, 6, 1e-2, 1e-3
 NOISE, CLIP, SEED = 0.7, 0.05, 7
@@ -311,6 +314,11 @@ def test_a_faulty_mechanism_ends_without_a_statement(
     assert not (run_dir / "dp_statement.json").exists() and not (run_dir / "adapter").exists()
     assert "must not leave the bank" in json.loads((run_dir / "report.json").read_text())["failure"]["hint"]
 
+    monkeypatch.undo()  # going on, at the last step and with nothing left to test, does not mend it
+    with pytest.raises(PromiseBroken, match=f"the run's own tests failed: {found}$"):
+        worker.train(run_dir, run_id="again")
+    assert not (run_dir / "adapter").exists()
+
 
 def test_a_job_over_budget_is_refused_before_a_row_is_read(llama_dir: Path, tmp_path: Path) -> None:
     rows = _make_rows(tmp_path)
@@ -330,6 +338,25 @@ def test_a_changed_file_is_another_file(llama_dir: Path, tmp_path: Path) -> None
     output = helpers.train(_make_run(tmp_path / "run", llama_dir, rows, ledger), expect=2)
 
     assert "attached to no population" in output and "consortium privacy ledger attach" in output
+
+
+@pytest.mark.parametrize("change", ["rows", "unit"])
+def test_a_run_that_goes_on_keeps_to_what_it_has_its_budget_for(finished: Path, tmp_path: Path, change: str) -> None:
+    config = read_config(finished / "config.json")
+    assert config.privacy is not None
+    shutil.copy(finished / "privacy.json", tmp_path)
+    assert make_promise(config, tmp_path).population == "customers"
+    if change == "unit":
+        config = config.model_copy(update={"privacy": config.privacy.model_copy(update={"unit": "record"})})
+    else:
+        others = helpers.write_jsonl(tmp_path / "others.jsonl", [{"prompt": "a", "completion": " b", "customer": "c"}])
+        with Ledger.open(config.privacy.ledger) as ledger:
+            ledger.grant("others", 5.0, DELTA)
+            ledger.attach("others", describe_file(others)["sha256"], str(others), UNITS)
+        config = config.model_copy(update={"data": config.data.model_copy(update={"train": [others]})})
+
+    with pytest.raises(LedgerError, match="others than this run has its budget for"):
+        make_promise(config, tmp_path)
 
 
 def test_errors_of_the_ledger_have_their_exit_codes() -> None:
