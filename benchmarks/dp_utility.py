@@ -54,7 +54,7 @@ def _run(folder: Path, data: Path, epsilon: float | None, seed: int, epochs: flo
         from privacy.ledger import Ledger
 
         with Ledger.create(folder / f"{run_dir.name}.ledger") as ledger:
-            ledger.grant("bank", 4 * epsilon, DELTA)
+            ledger.grant("bank", 2 * epsilon, DELTA)
             ledger.attach("bank", describe_file(data / "train.csv")["sha256"], "train.csv", UNITS)
         config["privacy"] = {"epsilon": epsilon, "delta": DELTA, "clip_norm": CLIP, "unit": "record", "units": UNITS, "restarts": 0,
                              "ledger": str(folder / f"{run_dir.name}.ledger")}  # fmt: skip

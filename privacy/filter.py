@@ -74,9 +74,13 @@ class Filter:
 
     def admits(self, event: Event) -> bool:
         order = self.order_for(event)
-        rare = sum(_overflow(each.times(1)) * each.steps for each in (*self.events, event))
         in_bound = self.spent(order) + _cost(event.times(1), order) * event.steps <= self.bound(order)
-        return in_bound and rare * (1 + math.exp(min(self.epsilon, 700))) <= self.delta * OVERFLOW_SHARE
+        return in_bound and self._truncation(event) <= self.delta * OVERFLOW_SHARE
+
+    def _truncation(self, event: Event) -> float:
+        """What the caps of all events and of this one take of delta."""
+        rare = sum(_overflow(each.times(1)) * each.steps for each in (*self.events, event))
+        return rare * (1 + math.exp(min(self.epsilon, 700)))
 
     def steps_admitted(self, event: Event) -> int:
         """Of its steps, as many as the budget has room for."""
@@ -107,6 +111,12 @@ class Filter:
         order = self.order_for(event)
         cost = _cost(event.times(1), order) * event.steps
         left = max(0.0, self.bound(order) - self.spent(order))
+        if cost <= left:
+            return BudgetRefused(
+                f"the budget of {self.population} cannot be kept: at epsilon {self.epsilon:g} the chance that one of the steps meets its cap "
+                f"of {event.cap} units counts as {self._truncation(event):.1e} of delta, and {self.delta * OVERFLOW_SHARE:.1e} is set aside",
+                "what a rare step counts grows with e^epsilon: grant a smaller budget; one above 15 or so promises nothing",
+            )
         noise = self.least_noise(lambda noise: replace(event, noise_multiplier=noise), event.noise_multiplier, _MOST_NOISE)
         more = f", or all {event.steps} with a noise multiplier from {noise:.4g} up" if noise else ""
         return BudgetRefused(

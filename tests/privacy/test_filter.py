@@ -85,6 +85,12 @@ def test_a_cap_that_will_be_met_is_refused_however_small_the_divergence() -> Non
     assert not _make_filter().admits(Event(5.0, 0.005, 100_000, 550, 10))
 
 
+def test_a_grant_so_large_that_rare_steps_break_it_is_refused_for_that() -> None:
+    assert _make_filter(15.0).admits(_make_event(0.8))
+    with pytest.raises(BudgetRefused, match=r"at epsilon 40 the chance that one of the steps meets its cap of \d+ units counts as"):
+        _make_filter(40.0).demand(_make_event(0.8))
+
+
 def test_a_grant_lowered_below_what_is_spent_admits_nothing() -> None:
     lowered = _make_filter(0.5, _make_event(0.7), order=5)
     assert lowered.remaining == 0 and lowered.proven > 0.5 and not lowered.admits(_make_event(1000, steps=1))
