@@ -21,44 +21,37 @@ import torch.nn.functional as F
 from torch import nn
 
 from privacy.errors import PlanError
+from privacy.gradients import Gradients, Pass, Segment, refuse_mixing
 
 _ADAPTER = "default"
 _TINY = 1e-12
 
 
-@dataclass(frozen=True)
-class Segment:
-    """A stretch of tokens that is one record of a unit."""
-
-    unit: int
-    """Row of the buffer"""
-    row: int
-    start: int
-    """Place in the row of the batch"""
-    end: int
-    weight: float
-    """Of the record in its unit's loss; may depend on the unit's own rows only"""
-
-
-class UnitGradients:
+class UnitGradients(Gradients):
     """A row of gradients over all trained parameters for each of a few units: (units, numbers) in float32.
 
     Rows stay open over as many passes as the units' records take: `begin` once, `expect` before each pass, `clip_into` at the end.
     """
 
     def __init__(self, parameters: Mapping[str, torch.Size], device: torch.device) -> None:
-        self.device = device
-        self._places: dict[str, tuple[int, torch.Size]] = {}
-        self.size = 0
-        """Numbers of a unit's gradient"""
-        for name, shape in parameters.items():
-            self._places[name] = (self.size, shape)
-            self.size += shape.numel()
+        super().__init__(parameters, device)
+        self.bytes_of_a_unit = 4 * self.size
         self._buffer = torch.empty(0, self.size, device=device)
         self._units = 0
         self._by_token: list[tuple[int, int, int, float]] = []
         self._by_row: list[tuple[int, int, int, float]] = []
         self._rows = 0
+
+    def add_clipped(self, total: torch.Tensor, clip_norm: float, units: int, passes: Iterable[Pass]) -> float:
+        self.begin(units)
+        loss = 0.0
+        for each in passes:
+            self.expect(each.segments, each.rows, each.width)
+            summed = each.loss()
+            summed.backward()  # type: ignore[no-untyped-call]
+            loss += float(summed.detach())
+        self.clip_into(total, clip_norm)
+        return loss
 
     def begin(self, units: int) -> None:
         """Zero rows for so many units."""
@@ -102,11 +95,6 @@ class UnitGradients:
         """Of the units as they stand, before clipping: (units,). Private."""
         found: torch.Tensor = torch.linalg.vector_norm(self._buffer[: self._units], dim=1)
         return found
-
-    def split(self, vector: torch.Tensor) -> Iterable[tuple[str, torch.Tensor]]:
-        """A vector (numbers,) as views by parameter."""
-        for name, (start, shape) in self._places.items():
-            yield name, vector[start : start + shape.numel()].view(shape)
 
 
 class _Update(torch.autograd.Function):
@@ -231,10 +219,9 @@ def capture(module: nn.Module, trained: Mapping[str, nn.Parameter], units: UnitG
     Raises PlanError for a trained parameter whose gradient cannot be had unit by unit, and for layers that mix the examples of a batch.
     """
     names = {id(parameter): name for name, parameter in trained.items()}
+    refuse_mixing(module)
     covered: set[str] = set()
     for layer in module.modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            raise PlanError("the model has batch normalisation, which mixes the examples of a batch", "no epsilon can be stated for it")
         if isinstance(getattr(layer, "lora_A", None), nn.ModuleDict) and hasattr(layer, "base_layer"):
             covered |= _capture_adapter(layer, names, units, whole)
         elif isinstance(layer, nn.Linear) and id(layer.weight) in names and "lora_" not in names[id(layer.weight)]:

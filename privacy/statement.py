@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from privacy.accountant import PRV_ERROR, cross_check
 from privacy.errors import PromiseBroken
@@ -45,6 +45,7 @@ class Run:
     secret: bool
     """False where samples or noise came from a seed"""
     canaries: int
+    released: Literal["adapter", "model"]
     trained: tuple[str, ...]
     """What is trained, in words"""
     base_model: str
@@ -69,11 +70,11 @@ def make_statement(plan: PrivacyPlan, run: Run, charged: Event, verdicts: Verdic
             "most_records_of_a_unit": run.max_records,
             "neighbouring": "one unit more or less, with all its records",
             "units_declared": plan.units,
-            "released": "the adapter (every intermediate one might be); nothing else of the run",
-            "trust": "the bank that ran it is trusted with its own rows; nobody who receives the adapter is",
+            "released": f"the {run.released} (every intermediate one might be); nothing else of the run",
+            "trust": f"the bank that ran it is trusted with its own rows; nobody who receives the {run.released} is",
         },
         "mechanism": {
-            "name": "DP-SGD over adapters: flat clipping by unit, Gaussian noise on the sum (Abadi et al. 2016)",
+            "name": "DP-SGD: flat clipping by unit, Gaussian noise on the sum (Abadi et al. 2016)",
             "clip_norm": plan.clip_norm,
             "noise_multiplier": plan.noise_multiplier,
             "sampling": "Poisson over units, truncated (Ganesh 2025); one secret stream for all workers",

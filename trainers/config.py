@@ -315,9 +315,6 @@ class TrainConfig(Part):
         column = privacy.unit.column if isinstance(privacy.unit, UnitColumn) else None
         validation = "evaluations on private rows are no part of what the noise covers"
         return {
-            "privacy needs method: lora, whose gradients can be had unit by unit at the price of ordinary training": (
-                self.method.type != "lora"
-            ),
             "privacy: model.add_tokens: terms taken from private rows would be published as they are, and embeddings are not trained": (
                 self.model.add_tokens is not None
             ),
@@ -333,7 +330,30 @@ class TrainConfig(Part):
                 column is not None and self.data.group_by != column
             ),
             "privacy: train.compile is not tried with gradients unit by unit: leave it out": self.train.compile,
+        } | (self._refused_in_private_full(column) if self.private_full else {})
+
+    def _refused_in_private_full(self, column: str | None) -> dict[str, bool]:
+        lora = "set method: lora"
+        return {
+            f"privacy.unit: {column}: with method: full norms are taken row by row, so that a unit is a record: {lora}, or unit: record": (
+                column is not None
+            ),
+            "data.packing: true: with privacy and method: full a row has to be one record: leave it out": self.data.packing is True,
+            f"zero.stage: 3: with privacy and method: full every worker needs whole weights: set zero.stage: 2, or {lora}": (
+                self.zero.stage == 3 or self.zero.offload_params == "cpu"
+            ),
+            f"model.dtype: bfloat16: with privacy and method: full weights are float32, as their gradients are: leave it out, or {lora}": (
+                self.model.dtype == "bfloat16"
+            ),
+            "privacy: model.from_scratch: embeddings are not trained, and would stay random: start from a trained model": (
+                self.model.from_scratch
+            ),
         }
+
+    @property
+    def private_full(self) -> bool:
+        """Whether whole layers are trained privately: privacy.dp_full."""
+        return self.privacy is not None and self.method.type == "full"
 
     @property
     def run_dir(self) -> Path:

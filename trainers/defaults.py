@@ -99,6 +99,8 @@ def intervals(config: TrainConfig, steps: int, *, evaluates: bool) -> tuple[int,
 def _precision(config: TrainConfig, hardware: Hardware) -> list[Choice]:
     if config.model.dtype != "auto":
         return []
+    if config.private_full:
+        return [Choice("model.dtype", "float32", "private full fine-tuning: weights as their gradients")]
     if hardware.device == "cuda":
         return [Choice("model.dtype", "bfloat16", "GPU: bfloat16 compute, float32 masters")]
     return [Choice("model.dtype", "float32", "CPU: most have no fast bfloat16")]
@@ -146,8 +148,9 @@ def _zero(config: TrainConfig, hardware: Hardware, measure: Measure) -> list[Cho
         return [Choice("zero.stage", 3, "offloading parameters needs it")]
     if hardware.workers == 1:
         return [Choice("zero.stage", 1, "one worker: nothing to shard")]
-    whole = Choice("zero.stage", 2, "weights fit on each worker; gradients and optimizer states are sharded")
-    if hardware.memory_bytes is None:
+    fit = "private full fine-tuning: weights have to be whole" if config.private_full else "weights fit"
+    whole = Choice("zero.stage", 2, f"{fit} on each worker; gradients and optimizer states are sharded")
+    if hardware.memory_bytes is None or config.private_full:
         return [whole]
     footprint = measure(config)
     if footprint is None:

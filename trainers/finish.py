@@ -83,10 +83,10 @@ def _export(loaded: Loaded, tensors: dict[str, torch.Tensor], folder: Path, labe
 
 
 def _whole_tensors(loaded: Loaded, engine: Engine, world: World) -> dict[str, torch.Tensor]:
-    """Rank 0 collects what was trained, and the frozen half of an adapter whose A is not; the others take part in the gathering."""
+    """Rank 0 collects what was trained, and what belongs to it and was not: a frozen A, a whole model's frozen embeddings. All take part."""
     tensors = {name.removeprefix("model."): tensor for name, tensor in engine.whole_parameters() if world.is_main}
     for name, parameter in loaded.module.named_parameters():
-        if "lora_" in name and not parameter.requires_grad:
+        if not parameter.requires_grad and ("lora_" in name or not loaded.is_adapter):
             with gathered([parameter]):
                 tensors[name] = parameter.detach().cpu().clone()
     return tensors if world.is_main else {}

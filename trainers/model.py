@@ -185,6 +185,13 @@ def add_adapters(base: Any, method: Method, task: Task, *, quantized: bool) -> n
     return module
 
 
+def freeze_tables(base: Any) -> None:
+    """Embeddings and the head over tokens, often one matrix, stay as they are: their gradients cannot be had record by record."""
+    for layer in [*(module for module in base.modules() if isinstance(module, nn.Embedding)), base.get_output_embeddings()]:
+        if layer is not None:
+            layer.requires_grad_(False)
+
+
 def load_finetuned(folder: Path, model: ModelConfig, task: Task, *, device: torch.device) -> Loaded:
     """A trained model for use: an adapter directory put on its base (`model`), or a whole model's directory. Raises ModelError."""
     here = model.model_copy(update={"path": str(folder), "add_tokens": None, "from_scratch": False})

@@ -19,8 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from privacy.dp_full import GhostGradients
 from privacy.dp_lora import UnitGradients, capture
 from privacy.errors import BudgetRefused, PlanError
+from privacy.gradients import Gradients, Pass
 from privacy.ledger import Reservation
 from privacy.noise import GaussianNoise
 from privacy.plan import PrivacyPlan
@@ -34,7 +36,7 @@ from trainers.config import TrainConfig, UnitColumn
 from trainers.engine import Engine
 from trainers.errors import RunBusyError
 from trainers.loop import Run, Step, draw_seed, fit
-from trainers.private_work import PrivateWork, Units, private_work, without_unit
+from trainers.private_work import PrivatePass, PrivateWork, Units, private_work, without_unit
 from trainers.promise import Promise
 from trainers.world import World
 
@@ -50,7 +52,7 @@ class Private:
     units: Units
     sampler: UnitSampler
     noise: GaussianNoise
-    gradients: UnitGradients
+    gradients: Gradients
     whole: dict[str, torch.Tensor]
     """The trained parameters as the passes compute with them, whole on every worker"""
     reservation: Reservation | None
@@ -63,7 +65,7 @@ class Private:
     @property
     def at_once(self) -> int:
         """Units whose gradients may be open together."""
-        return max(1, BUFFER_BYTES // (4 * self.gradients.size))
+        return max(1, BUFFER_BYTES // self.gradients.bytes_of_a_unit)
 
 
 def fit_private(run: Run, base: Any, promise: Promise, run_dir: Path, progress: Progress) -> None:
@@ -104,10 +106,8 @@ def begin(
     if len(units) > plan.units:
         raise PlanError(f"the rows are of {len(units)} units, more than privacy.units: {plan.units}",
                         "declare a number that the population never exceeds; the promise is made for it")  # fmt: skip
-    gradients = UnitGradients({name: torch.Size(getattr(p, "ds_shape", p.shape)) for name, p in engine.names.items()}, world.device)
     whole = engine.whole()
-    capture(engine.module, engine.names, gradients, whole)
-    base.get_input_embeddings().register_forward_hook(_require_gradient)
+    gradients = _gradients(engine, base, whole, world.device)
     key = world.on_main(fresh_key) if seed is None else seed.to_bytes(32, "big")
     noise = Stream() if seed is None else Stream(seed=seed + 1 + world.rank)
     return Private(
@@ -120,6 +120,15 @@ def begin(
         reservation=reservation,
         test=SelfTest(plan),
     )
+
+
+def _gradients(engine: Engine, base: Any, whole: dict[str, torch.Tensor], device: torch.device) -> Gradients:
+    if engine.module.model is base:  # without adapters: whole layers are trained
+        return GhostGradients(engine.module, engine.names, device)
+    gradients = UnitGradients({name: torch.Size(getattr(p, "ds_shape", p.shape)) for name, p in engine.names.items()}, device)
+    capture(engine.module, engine.names, gradients, whole)
+    base.get_input_embeddings().register_forward_hook(_require_gradient)
+    return gradients
 
 
 def _require_gradient(_module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
@@ -179,14 +188,14 @@ def clipped_sum(run: Run, private: Private, work: PrivateWork, seed: int) -> tup
     torch.manual_seed(seed)
     total, loss = torch.zeros(private.gradients.size, device=run.world.device), 0.0
     for group in work.groups:
-        private.gradients.begin(len(group.units))
-        for part in group.passes:
-            private.gradients.expect(part.segments, *part.batch.input_ids.shape)
-            summed = run.engine.compute(part.batch.to(run.world.device))
-            summed.backward()
-            loss += float(summed.detach())
-        private.gradients.clip_into(total, private.plan.clip_norm)
+        passes = (_pass(run, part) for part in group.passes)
+        loss += private.gradients.add_clipped(total, private.plan.clip_norm, len(group.units), passes)
     return total, loss
+
+
+def _pass(run: Run, part: PrivatePass) -> Pass:
+    rows, width = part.batch.input_ids.shape
+    return Pass(part.segments, rows, width, lambda: run.engine.compute(part.batch.to(run.world.device)))
 
 
 def _add_noise(private: Private, total: torch.Tensor, stretch: range, noise: "Future[np.ndarray]") -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from privacy.dp_lora import Segment
+from privacy.gradients import Segment
 from trainers.data.batches import Batch, collate
 from trainers.data.packing import MicroBatch, place
 from trainers.data.prepare import Prepared, Sample

@@ -137,7 +137,8 @@ def close(promise: Promise, config: TrainConfig, run_dir: Path, *, steps: int, s
             steps_taken=steps,
             secret=secret,
             canaries=privacy.audit.canaries if privacy.audit else 0,
-            trained=("LoRA adapters", *(["classification head"] if config.task == "classify" else [])),
+            released="model" if config.private_full else "adapter",
+            trained=_trained(config),
             base_model=config.model.name,
         )
         charged = promise.plan.event.times(taken.charged)
@@ -151,6 +152,11 @@ def close(promise: Promise, config: TrainConfig, run_dir: Path, *, steps: int, s
     temporary = run_dir / f".{FILE}"
     temporary.write_text(text + "\n")
     temporary.rename(run_dir / FILE)
+
+
+def _trained(config: TrainConfig) -> tuple[str, ...]:
+    layers = "linear layers and normalisations; embeddings and the head over tokens are those of the base model"
+    return (layers if config.private_full else "LoRA adapters", *(["classification head"] if config.task == "classify" else []))
 
 
 def _read(path: Path) -> Promise:

@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,7 +31,7 @@ from trainers.footprint import measure
 from trainers.lease import Lease
 from trainers.loop import Run, fit
 from trainers.lora import fuse_updates
-from trainers.model import Loaded, add_adapters, decoder_blocks, load_base, load_tokenizer, shape_of
+from trainers.model import Loaded, add_adapters, decoder_blocks, freeze_tables, load_base, load_tokenizer, shape_of
 from trainers.notice import Notice
 from trainers.private import fit_private
 from trainers.promise import steps_of
@@ -217,6 +217,8 @@ def _load_model(config: TrainConfig, tokenizer: PreTrainedTokenizerBase | None, 
         for part in data:
             part.number_classes_as([base.config.id2label[index] for index in range(base.config.num_labels)])
     module = add_adapters(base, config.method, config.task, quantized=config.model.quantization != "none")
+    if config.private_full:
+        freeze_tables(base)
     if config.privacy is not None:
         _to_float32(module)
     elif config.zero.stage != 3 and not config.train.compile:  # the compiler fuses by itself
@@ -256,6 +258,8 @@ def _decide_packing(config: TrainConfig, engine: Engine, world: World) -> tuple[
                 "data.packing: true does not go with task: classify, whose models read one class from a row", "leave data.packing out"
             )
         choice = Choice("data.packing", False, "a classifier reads one class from a row; rows are grouped by length")
+    elif config.private_full:
+        choice = Choice("data.packing", False, "private full fine-tuning: a row is a record; rows are grouped by length")
     else:
         engine.train(False)
         apart = objectives.packing_is_safe(engine, world.device)
@@ -304,7 +308,8 @@ def _start_facts(run: Run, summary: Summary, shape: Shape, choices: list[Choice]
     config, world, engine = run.config, run.world, run.engine
     quantized = config.model.quantization
     method = config.method.type if quantized == "none" else f"q{config.method.type}-{quantized}"
-    trainable = sum(getattr(p, "ds_numel", p.numel()) for p in engine.names.values())
+    trainable = _count(engine.names.values())
+    total = shape.parameters + trainable if config.method.type == "lora" else _count(engine.module.parameters())
     return {
         "workers": world.size,
         "zero_stage": engine.stage,
@@ -312,10 +317,14 @@ def _start_facts(run: Run, summary: Summary, shape: Shape, choices: list[Choice]
         "device": device_name(world),
         "versions": versions(),
         "data": _data_facts(summary, private=config.privacy is not None),
-        "parameters": {"total": shape.parameters + trainable if config.method.type == "lora" else trainable, "trainable": trainable},
+        "parameters": {"total": total, "trainable": trainable},
         "choices": [choice.as_dict() for choice in choices],
         "flops_formula": flops.FORMULAS[config.method.type],
     }  # fmt: skip
+
+
+def _count(parameters: Iterable[torch.nn.Parameter]) -> int:
+    return sum(getattr(p, "ds_numel", p.numel()) for p in parameters)
 
 
 def _data_facts(summary: Summary, *, private: bool) -> dict[str, Any]:
@@ -327,7 +336,7 @@ def _data_facts(summary: Summary, *, private: bool) -> dict[str, Any]:
 
 
 def _flops_per_token(config: TrainConfig, shape: Shape, engine: Engine, data: Prepared) -> float:
-    trainable = sum(getattr(p, "ds_numel", p.numel()) for p in engine.names.values())
+    trainable = _count(engine.names.values())
     full = config.method.type == "full"
     return flops.flops_per_token(
         linear=shape.linear,

@@ -10,27 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from privacy.dp_lora import Segment, UnitGradients, capture
+from privacy.dp_lora import UnitGradients, capture
 from privacy.errors import PlanError
-from tests import helpers
-from trainers.config import LoraMethod, ModelConfig
-from trainers.model import add_adapters, load_base, load_tokenizer
-
-CLIP = 0.05
-RECORDS = [(0, 7), (1, 12), (2, 5), (0, 9), (3, 3)]
-"""Unit and tokens of each record: unit 0 has two"""
+from privacy.gradients import Segment
+from tests.privacy.records import CLIP, RECORDS, gradient, make_base, padded_loss, records, segments
+from trainers.config import LoraMethod
+from trainers.model import add_adapters
 
 
 def _make(family: str, folder: Path, **options: Any) -> tuple[nn.Module, Any]:
-    classify = family in ("bert", "modernbert")
-    still = {"embd_pdrop": 0.0, "resid_pdrop": 0.0, "attn_pdrop": 0.0} if family == "gpt2" else {}
-    helpers.make_model(family, folder, **still)
-    model = ModelConfig(path=str(folder), dtype=options.get("dtype", "float32"), quantization=options.get("quantization", "none"))
-    task = "classify" if classify else "sft"
-    labels = ["a", "b", "c"] if classify else []
-    base = load_base(model, task, load_tokenizer(model), labels=labels, device=torch.device("cpu"), seed=0)
+    base = make_base(family, folder, **{"dtype": "float32"} | {k: v for k, v in options.items() if k != "train_a"})
+    task = "classify" if base.config.num_labels == 3 else "sft"
     method = LoraMethod(rank=4, alpha=8, train_a=options.get("train_a", True))
-    module = add_adapters(base, method, task, quantized=model.quantization != "none")
+    module = add_adapters(base, method, task, quantized="quantization" in options)
     generator = torch.Generator().manual_seed(1)
     for parameter in module.parameters():
         if parameter.requires_grad:
@@ -39,28 +31,13 @@ def _make(family: str, folder: Path, **options: Any) -> tuple[nn.Module, Any]:
     return module, base
 
 
-def _records() -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(2)
-    return [torch.randint(3, helpers.VOCABULARY, (length,), generator=generator) for _, length in RECORDS]
-
-
-def _loss(base: Any, ids: torch.Tensor, label: int) -> torch.Tensor:
-    """Of one record alone: mean over its tokens, or of its class."""
-    output = base(input_ids=ids[None], attention_mask=torch.ones_like(ids[None])).logits.float()
-    if base.config.num_labels == 3:
-        return F.cross_entropy(output, torch.tensor([label]))
-    return F.cross_entropy(output[0, :-1], ids[1:])
-
-
 def _reference(module: nn.Module, base: Any) -> dict[int, dict[str, torch.Tensor]]:
     """The gradient of each unit by autograd, its records one at a time."""
-    trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
     found: dict[int, dict[str, torch.Tensor]] = {}
-    for number, ((unit, _), ids) in enumerate(zip(RECORDS, _records(), strict=True)):
-        gradients = torch.autograd.grad(_loss(base, ids, number % 3), list(trained.values()))
-        before = found.setdefault(unit, {name: torch.zeros_like(p) for name, p in trained.items()})
-        for name, gradient in zip(trained, gradients, strict=True):
-            before[name] += gradient
+    for number, (unit, _) in enumerate(RECORDS):
+        for name, part in gradient(module, base, number).items():
+            before = found.setdefault(unit, {})
+            before[name] = before.get(name, 0) + part
     return found
 
 
@@ -78,35 +55,20 @@ def _captured(module: nn.Module, base: Any, *, checkpointing: bool = False) -> t
 
 def _run_padded(units: UnitGradients, base: Any, numbers: list[int]) -> None:
     """These records, one a row, padded."""
-    records = [_records()[number] for number in numbers]
-    width = max(len(ids) for ids in records)
-    ids, mask = torch.full((len(records), width), 2), torch.zeros(len(records), width, dtype=torch.long)
-    classify = base.config.num_labels == 3
-    segments = []
-    for row, (number, record) in enumerate(zip(numbers, records, strict=True)):
-        ids[row, : len(record)], mask[row, : len(record)] = record, 1
-        segments.append(Segment(RECORDS[number][0], row, 0, len(record), 1.0 if classify else 1 / (len(record) - 1)))
-    units.expect(segments, len(records), width)
-    logits = base(input_ids=ids, attention_mask=mask).logits.float()
-    if classify:
-        loss = F.cross_entropy(logits, torch.tensor([number % 3 for number in numbers]), reduction="sum")
-    else:
-        targets = ids[:, 1:].masked_fill(mask[:, 1:] == 0, -100)
-        loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten(), reduction="sum")
-    loss.backward()
+    units.expect(segments(base, numbers, [RECORDS[number][0] for number in numbers]), len(numbers), max(RECORDS[n][1] for n in numbers))
+    padded_loss(base, numbers).backward()
 
 
 def _run_packed(units: UnitGradients, base: Any, _: list[int]) -> None:
     """All records in one row, kept apart by their positions, which start again."""
-    records = _records()
-    ids = torch.cat(records)[None]
-    positions = torch.cat([torch.arange(len(record)) for record in records])[None]
-    targets, segments, start = [], [], 0
-    for (unit, length), record in zip(RECORDS, records, strict=True):
+    ids = torch.cat(records())[None]
+    positions = torch.cat([torch.arange(length) for _, length in RECORDS])[None]
+    targets, parts, start = [], [], 0
+    for (unit, length), record in zip(RECORDS, records(), strict=True):
         targets += [*record[1:].tolist(), -100]
-        segments.append(Segment(unit, 0, start, start + length, 1 / (length - 1)))
+        parts.append(Segment(unit, 0, start, start + length, 1 / (length - 1)))
         start += length
-    units.expect(segments, 1, ids.shape[1])
+    units.expect(parts, 1, ids.shape[1])
     logits = base(input_ids=ids, position_ids=positions, use_cache=False).logits.float()
     F.cross_entropy(logits[0], torch.tensor(targets), reduction="sum").backward()
 

@@ -28,6 +28,7 @@ from tests.trainers.jobs import write_labelled_rows
 from trainers import private, worker
 from trainers.config import read_config
 from trainers.data.prepare import describe_file
+from trainers.model import freeze_tables
 from trainers.promise import make_promise
 
 UNITS, BATCH, STEPS, RATE, DELTA = 40, 10, 6, 1e-2, 1e-3
@@ -139,9 +140,7 @@ def test_classifiers_and_bases_in_other_precisions_keep_the_promise(
 
 
 def _train_seeded(run_dir: Path, *, one_at_a_time: bool = False) -> dict[str, torch.Tensor]:
-    """A private run whose samples and noise come from a seed; the adapter it ends with. Units may be open together, or not."""
-    from trainers import worker
-
+    """A private run whose samples and noise come from a seed; what it ends with. Units may be open together, or not."""
     private.BUFFER_BYTES = 1 if one_at_a_time else 2**31
     whole = private.begin
     private.begin = lambda *arguments: whole(*arguments, seed=SEED)  # type: ignore[assignment]
@@ -149,16 +148,16 @@ def _train_seeded(run_dir: Path, *, one_at_a_time: bool = False) -> dict[str, to
         worker.train(run_dir, run_id="test")
     finally:
         private.begin = whole
-    return load_file(run_dir / "adapter" / "adapter_model.safetensors")
+    (saved,) = run_dir.glob("*/*model.safetensors")
+    return load_file(saved)
 
 
 def _train_all_seeded(run_dirs: list[Path]) -> list[dict[str, torch.Tensor]]:
     return [_train_seeded(run_dir, one_at_a_time=number == 0) for number, run_dir in enumerate(run_dirs)]
 
 
-def _reference(llama: Path, rows: Path, *, workers: int) -> dict[str, torch.Tensor]:
+def _reference(model: Any, llama: Path, rows: Path, *, workers: int) -> dict[str, torch.Tensor]:
     """The same steps written plainly: one record at a time, ordinary layers, torch.optim."""
-    model = plain_model(llama)
     examples = plain.read_examples(rows, llama)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(trained.values(), betas=(0.9, 0.999), weight_decay=0.0)
@@ -170,7 +169,7 @@ def _reference(llama: Path, rows: Path, *, workers: int) -> dict[str, torch.Tens
     for step in range(STEPS):
         total = torch.zeros(size)
         for unit in sampler.draw():
-            records = [examples[unit + UNITS * question] for question in range(2)]
+            records = examples[unit::UNITS]
             loss = sum(plain.summed_loss(model, record) / record.targets for record in records) / len(records)
             gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(trained.values()))])
             total += gradient * min(1.0, CLIP / float(gradient.norm()))
@@ -182,32 +181,44 @@ def _reference(llama: Path, rows: Path, *, workers: int) -> dict[str, torch.Tens
     return {name.replace(".default", ""): p.detach() for name, p in trained.items()}
 
 
-def plain_model(llama: Path) -> Any:
+def _plain_model(llama: Path, method: str) -> Any:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(llama, dtype=torch.float32)
+    if method == "full":
+        freeze_tables(model)
+        return model.train()
     return get_peft_model(model, LoraConfig(r=4, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")).train()
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3])
-def test_every_stage_on_any_number_of_workers_takes_the_steps_of_the_reference(llama_dir: Path, tmp_path: Path, workers: int) -> None:
-    rows = _make_rows(tmp_path)
+@pytest.mark.parametrize(
+    ("method", "workers"),
+    [("lora", 1), ("lora", 2), ("lora", 3), ("full", 2), pytest.param("full", 1, marks=pytest.mark.slow)],
+)
+def test_every_stage_on_any_number_of_workers_takes_the_steps_of_the_reference(
+    llama_dir: Path, tmp_path: Path, method: str, workers: int
+) -> None:
+    full = method == "full"
+    rows = _make_rows(tmp_path, each=1 if full else 2)
     ledger = _make_ledger(tmp_path, rows, budget=30.0)
+    privacy: dict[str, Any] = {"unit": "record"} if full else {}
     changes = {
-        "privacy": {"noise_multiplier": NOISE, "clip_norm": CLIP},
+        "method": "full" if full else {"lora": {"rank": 4}},
+        "privacy": {"noise_multiplier": NOISE, "clip_norm": CLIP} | privacy,
         "train": {"warmup": 2},
         "data": {"train": str(rows), "validation_fraction": 0.0, "max_length": 64},
     }
-    runs = [_make_run(tmp_path / f"{workers}-{stage}", llama_dir, rows, ledger, zero=stage, **changes) for stage in (1, 2, 3)]
+    stages = (1, 2) if full else (1, 2, 3)
+    runs = [_make_run(tmp_path / f"{workers}-{stage}", llama_dir, rows, ledger, zero=stage, **changes) for stage in stages]
 
-    adapters = helpers.run_distributed(_train_all_seeded, workers, runs)[0]
+    trained = helpers.run_distributed(_train_all_seeded, workers, runs)[0]
 
-    expected = _reference(llama_dir, rows, workers=workers)
-    for adapter in adapters:
-        assert adapter.keys() == expected.keys()
-        assert max(float((adapter[name] - expected[name]).abs().max()) for name in expected) <= 1e-4 * RATE * STEPS
+    expected = _reference(_plain_model(llama_dir, method), llama_dir, rows, workers=workers)
+    for found in trained:
+        assert found.keys() - expected.keys() == ({"model.embed_tokens.weight", "lm_head.weight"} if full else set())
+        assert max(float((found[name] - expected[name]).abs().max()) for name in expected) <= 1e-4 * RATE * STEPS
     statement = json.loads((runs[0] / "dp_statement.json").read_text())
     assert statement["private"] is False and "NOT PRIVATE" in statement["mechanism"]["randomness"]
 
