@@ -83,7 +83,7 @@ def _export(loaded: Loaded, tensors: dict[str, torch.Tensor], folder: Path, labe
 
 
 def _whole_tensors(loaded: Loaded, engine: Engine, world: World) -> dict[str, torch.Tensor]:
-    """Rank 0 collects what was trained, and what belongs to it and was not: a frozen A, a whole model's frozen embeddings. All take part."""
+    """Rank 0 collects what was trained, and what was not but belongs to it: a frozen A, frozen embeddings. The others take part."""
     tensors = {name.removeprefix("model."): tensor for name, tensor in engine.whole_parameters() if world.is_main}
     for name, parameter in loaded.module.named_parameters():
         if not parameter.requires_grad and ("lora_" in name or not loaded.is_adapter):
