@@ -15,7 +15,7 @@ The weights themselves get no gradient here, and nothing is reduced between work
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from opacus.grad_sample.functorch import ft_compute_per_sample_gradient, prepare_layer
@@ -26,20 +26,7 @@ from privacy.errors import PlanError
 from privacy.gradients import Gradients, Pass, refuse_mixing
 
 _TINY = 1e-12
-_LORA = "set method: lora, which takes gradients of any model's adapters unit by unit"
-
-
-class _Layer(Protocol):
-    """A layer that is trained; x (rows, ..., in) came in and g (rows, ..., out) is the gradient of what went out."""
-
-    @property
-    def names(self) -> set[str]: ...
-
-    def squares(self, x: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
-        """The squared norm of each row's gradient: (rows,)."""
-
-    def add_sums(self, sums: Mapping[str, torch.Tensor], x: torch.Tensor, g: torch.Tensor) -> None:
-        """Add the gradient of all rows together."""
+_LORA = "set method: lora"
 
 
 @dataclass(frozen=True)
@@ -56,11 +43,13 @@ class _Linear:
         return {self.weight} | ({self.bias} if self.bias else set())
 
     def squares(self, x: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+        """The squared norm of each row's gradient (rows,), of x (rows, ..., in) that came in and g (rows, ..., out) of what went out."""
         tokens = [t.reshape(len(t), -1, t.shape[-1]).double() for t in (x, g)]
         norms = compute_linear_norm_sample(self.layer, tokens[:1], tokens[1])
         return torch.stack([norm.square() for norm in norms.values()]).sum(0)
 
     def add_sums(self, sums: Mapping[str, torch.Tensor], x: torch.Tensor, g: torch.Tensor) -> None:
+        """Add the gradient of all rows together."""
         x, g = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
         left, right = (x, g) if self.transposed else (g, x)
         sums[self.weight].addmm_(left.t(), right)
@@ -70,7 +59,7 @@ class _Linear:
 
 @dataclass(frozen=True)
 class _Vectors:
-    """A layer that has vectors only, as a normalisation."""
+    """A layer that has vectors only, as a normalisation; with the same two methods."""
 
     layer: nn.Module
     by_parameter: Mapping[nn.Parameter, str]
@@ -90,6 +79,9 @@ class _Vectors:
         """By row: (rows, numbers)."""
         found: dict[nn.Parameter, torch.Tensor] = ft_compute_per_sample_gradient(self.layer, [x], g)
         return found
+
+
+_Layer = _Linear | _Vectors
 
 
 class _Tap(torch.autograd.Function):
@@ -120,7 +112,7 @@ class GhostGradients(Gradients):
         super().__init__({name: parameter.shape for name, parameter in trained.items()}, device)
         refuse_mixing(module)
         self._root = torch.zeros((), device=device, requires_grad=True)
-        """All taps lead to it: a backward pass that ends here goes through every layer and makes no gradient of a weight"""
+        """All taps lead to it: a backward pass that is to end here goes through every layer and makes no gradient of a weight"""
         self._rows = 0
         self._seen: set[str] = set()
         self._squares = torch.empty(0)
@@ -135,7 +127,7 @@ class GhostGradients(Gradients):
             self._tap(layer)
         if left := sorted(set(trained) - covered):
             raise PlanError(f"{left[0]} is trained, but its gradient cannot be had record by record ({len(left)} such)",
-                            "linear layers and normalisations are trained in full; for other models set method: lora")  # fmt: skip
+                            f"linear layers and normalisations are trained in full; for other models {_LORA}")  # fmt: skip
 
     def _tap(self, layer: Any) -> None:
         def show(_module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
@@ -151,6 +143,7 @@ class GhostGradients(Gradients):
     def add_clipped(self, total: torch.Tensor, clip_norm: float, units: int, passes: Iterable[Pass]) -> float:
         self._sums, loss = dict(self.split(total)), 0.0
         for each in passes:
+            assert len({s.row for s in each.segments}) == len({s.unit for s in each.segments}) == len(each.segments), "a row is a unit"
             self._rows = each.rows
             summed = each.loss()
             norms = self._norms(summed)
@@ -189,15 +182,16 @@ def _beside(rows: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     return rows.view(-1, *[1] * (t.dim() - 1))
 
 
-def _layers(module: nn.Module, trained: Mapping[str, nn.Parameter]) -> Iterator[_Linear | _Vectors]:
-    """The layers of which all parameters are trained, and whose gradients can be had record by record."""
-    names = {id(parameter): name for name, parameter in trained.items()}
+def _layers(module: nn.Module, trained: Mapping[str, nn.Parameter]) -> Iterator[_Layer]:
+    """The layers all of whose parameters are trained, and whose gradients can be had record by record."""
+    names = {parameter: name for name, parameter in trained.items()}
     for layer in module.modules():
-        own = {name: parameter for name, parameter in layer.named_parameters(recurse=False) if id(parameter) in names}
-        if isinstance(layer, nn.Linear) or type(layer).__name__ == "Conv1D":  # of transformers, a linear layer too
-            if "weight" in own:
-                bias = names[id(own["bias"])] if "bias" in own else None
-                yield _Linear(layer, names[id(own["weight"])], bias, transposed=not isinstance(layer, nn.Linear))
-        elif own and all(parameter.dim() == 1 for parameter in own.values()):
+        own = dict(layer.named_parameters())
+        if not own or not all(parameter in names for parameter in own.values()):
+            continue
+        transposed = type(layer).__name__ == "Conv1D"  # of transformers
+        if isinstance(layer, nn.Linear) or transposed:
+            yield _Linear(layer, names[own["weight"]], names[own["bias"]] if "bias" in own else None, transposed)
+        elif all(parameter.dim() == 1 for parameter in own.values()) and not [*layer.children(), *layer.buffers()]:
             prepare_layer(layer)
-            yield _Vectors(layer, {parameter: names[id(parameter)] for parameter in own.values()})
+            yield _Vectors(layer, {parameter: names[parameter] for parameter in own.values()})

@@ -175,7 +175,8 @@ def build(
         lease=lease,
         notice=Notice(lambda: False, world),
     )
-    return run, loaded, [*packing_choices, *interval_choices]
+    frozen = Choice("method.embeddings", "frozen", "private full fine-tuning: they and the head over tokens stay those of the base model")
+    return run, loaded, [*([frozen] if config.private_full else []), *packing_choices, *interval_choices]
 
 
 def _sampler(config: TrainConfig, examples: int) -> Sampler:
