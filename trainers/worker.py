@@ -175,7 +175,7 @@ def build(
         lease=lease,
         notice=Notice(lambda: False, world),
     )
-    frozen = Choice("method.embeddings", "frozen", "private full fine-tuning: they and the head over tokens stay those of the base model")
+    frozen = Choice("model.embeddings", "frozen", "private full fine-tuning: they and the head over tokens stay those of the base model")
     return run, loaded, [*([frozen] if config.private_full else []), *packing_choices, *interval_choices]
 
 

@@ -163,6 +163,7 @@ def test_a_whole_model_is_trained_privately_from_its_job_file(llama_dir: Path, t
     job_file = tmp_path / "job.yaml"
     job_file.write_text(f"""
 name: whole
+output: {tmp_path}/runs
 task: sft
 model: {llama_dir}
 method: full
