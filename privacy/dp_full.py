@@ -129,7 +129,7 @@ class GhostGradients(Gradients):
             raise PlanError(f"{left[0]} is trained, but its gradient cannot be had record by record ({len(left)} such)",
                             f"linear layers and normalisations are trained in full; for other models {_LORA}")  # fmt: skip
 
-    def _tap(self, layer: Any) -> None:
+    def _tap(self, layer: _Layer) -> None:
         def show(_module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
             if not torch.is_grad_enabled():
                 return output
