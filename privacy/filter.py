@@ -113,8 +113,9 @@ class Filter:
         left = max(0.0, self.bound(order) - self.spent(order))
         if cost <= left:
             return BudgetRefused(
-                f"the budget of {self.population} cannot be kept: at epsilon {self.epsilon:g} the chance that one of the steps meets its cap "
-                f"of {event.cap} units counts as {self._truncation(event):.1e} of delta, and {self.delta * OVERFLOW_SHARE:.1e} is set aside",
+                f"the budget of {self.population} cannot be kept: at epsilon {self.epsilon:g} the chance that one of the steps meets its "
+                f"cap of {event.cap} units counts as {self._truncation(event):.1e} of delta, "
+                f"and {self.delta * OVERFLOW_SHARE:.1e} is set aside",
                 "what a rare step counts grows with e^epsilon: grant a smaller budget; one above 15 or so promises nothing",
             )
         noise = self.least_noise(lambda noise: replace(event, noise_multiplier=noise), event.noise_multiplier, _MOST_NOISE)
