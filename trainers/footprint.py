@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from trainers.by_unit import gradients_by_unit, to_float32
 from trainers.config import TrainConfig
 from trainers.lora import fuse_updates
 from trainers.memory import PERSISTENT, Footprint
@@ -77,6 +78,7 @@ def _measure(config: TrainConfig, device: Device) -> Footprint:
         device=device,
         quantization=config.model.quantization,
         width=width,
+        trained_width=4 if config.privacy is not None else width,
         parameters=whole(one.base_parameters, two.base_parameters),
         adapters=whole(one.parameters - one.base_parameters, two.parameters - two.base_parameters),
         trained=whole(one.trained, two.trained),
@@ -123,7 +125,12 @@ class Cut:
         self.base_parameters = sum(p.numel() for p in self.base.parameters())
         with torch.device("meta"):  # where PEFT leaves adapters in float32, as it does beside quantised weights
             self.module = add_adapters(self.base, config.method, config.task, quantized=True)
-        if config.zero.stage != 3 and not config.train.compile:
+        if config.privacy is not None:
+            to_float32(self.module)
+            trained = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+            whole = {name: p.detach() for name, p in trained.items()}
+            gradients_by_unit(self.module, self.base, trained, whole, torch.device("meta"))
+        elif config.zero.stage != 3 and not config.train.compile:
             fuse_updates(self.module)
         self.module.train()
         head = self.base.get_output_embeddings()

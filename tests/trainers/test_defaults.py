@@ -38,6 +38,7 @@ def _footprint(config: TrainConfig, layers: int = 32, hidden: int = 4096, inner:
         device="cuda",
         quantization=config.model.quantization,
         width=width,
+        trained_width=4 if config.privacy is not None else width,
         parameters=parameters,
         adapters=adapters,
         trained=parameters if full else adapters,

@@ -13,6 +13,7 @@ LORA = Footprint(
     device="cuda",
     quantization="none",
     width=2,
+    trained_width=2,
     parameters=N,
     adapters=ADAPTERS,
     trained=ADAPTERS,
@@ -44,8 +45,9 @@ FULL = replace(LORA, adapters=0, trained=N, largest_trained=525_336_576)
 """Llama 3.1 8B with adapters of rank 16 and in full; what is kept in round numbers."""
 
 
-def _memory(footprint: Footprint, stage: int, workers: int, *, tokens: float = 0, checkpointing: bool = False, **zero: Any) -> Memory:
-    return memory_of(footprint, ZeroConfig(stage=stage, **zero), workers=workers, tokens=tokens, checkpointing=checkpointing)  # type: ignore[arg-type]
+def _memory(footprint: Footprint, stage: int, workers: int, *, tokens: float = 0, checkpointing: bool = False, units: int = 0, **zero: Any) -> Memory:
+    settled = ZeroConfig(stage=stage, **zero)  # type: ignore[arg-type]
+    return memory_of(footprint, settled, workers=workers, tokens=tokens, checkpointing=checkpointing, units=units)
 
 
 @pytest.mark.parametrize(

@@ -138,11 +138,10 @@ def test_classifiers_and_bases_in_other_precisions_keep_the_promise(
     assert any("classifier" in name for name in saved) == (task == "classify")
 
 
-def _train_seeded(run_dir: Path, *, one_at_a_time: bool = False) -> dict[str, torch.Tensor]:
-    """A private run whose samples and noise come from a seed; the adapter it ends with. Units may be open together, or not."""
+def _train_seeded(run_dir: Path) -> dict[str, torch.Tensor]:
+    """A private run whose samples and noise come from a seed; the adapter it ends with."""
     from trainers import worker
 
-    private.BUFFER_BYTES = 1 if one_at_a_time else 2**31
     whole = private.begin
     private.begin = lambda *arguments: whole(*arguments, seed=SEED)  # type: ignore[assignment]
     try:
@@ -153,7 +152,7 @@ def _train_seeded(run_dir: Path, *, one_at_a_time: bool = False) -> dict[str, to
 
 
 def _train_all_seeded(run_dirs: list[Path]) -> list[dict[str, torch.Tensor]]:
-    return [_train_seeded(run_dir, one_at_a_time=number == 0) for number, run_dir in enumerate(run_dirs)]
+    return [_train_seeded(run_dir) for run_dir in run_dirs]
 
 
 def _reference(llama: Path, rows: Path, *, workers: int) -> dict[str, torch.Tensor]:
