@@ -340,7 +340,10 @@ def device_name(world: World) -> str:
 
 
 def decide(config: TrainConfig, shape: Shape, world: World) -> tuple[TrainConfig, list[Choice]]:
-    """Every `auto` that can be decided before the model is loaded. All ranks call it. Raises ConfigError where a private run has no room."""
+    """Every `auto` that can be decided before the model is loaded, alike on all ranks, which all call it.
+
+    Raises ConfigError where the gradients of a private run's units have no room.
+    """
     hardware = _hardware(world)
     counted = partial(measure, device=hardware.device)
     config, choices = resolve(config, hardware, shape, counted)

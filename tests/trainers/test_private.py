@@ -7,9 +7,11 @@ import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -26,9 +28,15 @@ from tests import helpers
 from tests.trainers import plain
 from tests.trainers.jobs import write_labelled_rows
 from trainers import private, worker
-from trainers.config import read_config
+from trainers.config import ModelConfig, read_config
 from trainers.data.prepare import describe_file
+from trainers.defaults import Hardware, resolve
+from trainers.errors import ConfigError
+from trainers.footprint import measure
+from trainers.memory import memory_of_job
+from trainers.model import shape_of
 from trainers.promise import make_promise
+from trainers.world import World
 
 UNITS, BATCH, STEPS, RATE, DELTA = 40, 10, 6, 1e-2, 1e-3
 NOISE, CLIP, SEED = 0.7, 0.05, 7
@@ -196,10 +204,12 @@ def test_every_stage_on_any_number_of_workers_takes_the_steps_of_the_reference(l
     ledger = _make_ledger(tmp_path, rows, budget=30.0)
     changes = {
         "privacy": {"noise_multiplier": NOISE, "clip_norm": CLIP},
-        "train": {"warmup": 2},
         "data": {"train": str(rows), "validation_fraction": 0.0, "max_length": 64},
     }
-    runs = [_make_run(tmp_path / f"{workers}-{stage}", llama_dir, rows, ledger, zero=stage, **changes) for stage in (1, 2, 3)]
+    runs = [
+        _make_run(tmp_path / f"{workers}-{stage}", llama_dir, rows, ledger, zero=stage, **changes | {"train": {"warmup": 2} | units})
+        for stage, units in ((1, {"units_at_once": 1}), (2, {}), (3, {}))
+    ]
 
     adapters = helpers.run_distributed(_train_all_seeded, workers, runs)[0]
 
@@ -327,6 +337,48 @@ def test_a_job_over_budget_is_refused_before_a_row_is_read(llama_dir: Path, tmp_
 
     assert "error: the budget of customers (epsilon 0.5, delta 0.001) does not allow 8 steps" in output
     assert not (run_dir / "data").exists()
+
+
+def test_units_that_do_not_fit_are_refused_before_a_budget_is_reserved(llama_dir: Path, tmp_path: Path) -> None:
+    rows = _make_rows(tmp_path)
+    ledger_path = _make_ledger(tmp_path, rows)
+    run_dir = _make_run(tmp_path / "run", llama_dir, rows, ledger_path, train={"units_at_once": 10**9})
+
+    with pytest.raises(ConfigError, match="the gradients of 1000000000 units take"):
+        worker.train(run_dir, run_id="test")
+
+    with Ledger.open(ledger_path) as ledger:
+        assert not ledger.status("customers").reservations
+
+
+def _hardware_here() -> Hardware:
+    """Of a rank with as many GiB of main memory as its number, from 1 on."""
+    world = World.from_environment()
+    psutil.virtual_memory = lambda: SimpleNamespace(total=(1 + world.rank) * 2**30)
+    return worker._hardware(world)
+
+
+def test_workers_with_unlike_memory_decide_by_the_least() -> None:
+    assert helpers.run_distributed(_hardware_here, 2) == [Hardware("cpu", 2, 2**30)] * 2
+
+
+@pytest.mark.slow
+def test_a_private_run_takes_what_is_planned_for_its_units(llama_dir: Path, tmp_path: Path) -> None:
+    rows = _make_rows(tmp_path)
+    ledger = _make_ledger(tmp_path, rows, budget=30.0)
+    peaks, planned = [], []
+    for rank, units in ((4, 1), (2048, 1), (2048, 8)):
+        run_dir = _make_run(tmp_path / f"{rank}-{units}", llama_dir, rows, ledger, zero=1, method={"lora": {"rank": rank}},
+                            train={"units_at_once": units, "max_steps": 3, "global_batch_size": 16})  # fmt: skip
+        helpers.train(run_dir)
+        peaks.append(json.loads((run_dir / "report.json").read_text())["peak_memory_bytes"])
+        config, _ = resolve(read_config(run_dir / "config.json"), Hardware("cpu", 1), shape_of(ModelConfig(path=str(llama_dir)), "sft"))
+        footprint = measure(config, "cpu")
+        assert footprint is not None
+        planned.append(memory_of_job(config, footprint, workers=1).total)
+
+    assert peaks[1] - peaks[0] == pytest.approx(planned[1] - planned[0], rel=0.2)
+    assert peaks[2] - peaks[1] == pytest.approx(planned[2] - planned[1], rel=0.1)
 
 
 def test_a_changed_file_is_another_file(llama_dir: Path, tmp_path: Path) -> None:
