@@ -155,7 +155,7 @@ def _cheapest(rows: Sequence[Row]) -> tuple[Row | None, str]:
     """By GPU hours, which is by cost; of the same within a hundredth the most GPUs, with the stage `auto` takes. And why, in words."""
     fitting = [row for row in rows if row.fits]
     if not fitting:
-        refused = next((row.refused for row in rows if row.refused), "")
+        refused = min(rows, key=lambda row: row.memory.total).refused
         return None, f"{refused}: {LESS_FOR_UNITS}" if refused else f"nothing fits: {_LESS_MEMORY}"
     if any(row.tokens_per_second is None for row in fitting):
         fewest = min(fitting, key=lambda row: (row.gpus, not row.chosen))
