@@ -47,7 +47,7 @@ from trainers.data.batches import Batch
 from trainers.engine import Engine, sharded_loading
 from trainers.footprint import measure
 from trainers.lora import fuse_updates
-from trainers.memory import Memory, memory_of
+from trainers.memory import Memory, memory_of_job
 from trainers.model import DTYPES, add_adapters, decoder_blocks, load_model_config
 from trainers.objectives import NextToken
 from trainers.world import World
@@ -116,10 +116,9 @@ def build(config: TrainConfig) -> NextToken:
 
 
 def predict(config: TrainConfig, device: Literal["cuda", "cpu"], *, workers: int) -> Memory:
-    footprint, tokens = measure(config, device), config.train.micro_batch_tokens
-    assert footprint is not None and isinstance(tokens, int)
-    again = config.train.activation_checkpointing is True
-    return memory_of(footprint, config.zero, workers=workers, tokens=tokens, checkpointing=again)
+    footprint = measure(config, device)
+    assert footprint is not None
+    return memory_of_job(config, footprint, workers=workers)
 
 
 def tensors(quick: bool) -> Iterator[Result]:

@@ -11,9 +11,9 @@ from typing import Literal
 from cluster.job import JobSpec
 from cluster.speed import Gpu, Seconds, Setup, Work, token_seconds
 from trainers.config import TrainConfig
-from trainers.defaults import Hardware, Measure, Shape, resolve
+from trainers.defaults import LESS_FOR_UNITS, Hardware, Measure, Shape, refusal, resolve
 from trainers.errors import ModelError
-from trainers.memory import Footprint, Memory, memory_of, room
+from trainers.memory import Footprint, Memory, memory_of_job, room
 
 _LESS_MEMORY = "more GPUs with ZeRO-3, model.quantization: nf4, a smaller data.max_length, or zero.offload_optimizer: cpu"
 
@@ -28,8 +28,12 @@ class Row:
     """The stage that `zero.stage: auto` takes on so many"""
     micro_batch_tokens: int
     checkpointing: bool
+    units_at_once: int | None
+    """Of a private job"""
     memory: Memory
     fits: bool
+    refused: str
+    """Why a private job would not start on them; empty where it would"""
     seconds: Seconds | None
     tokens_per_second: float | None
     hours: float | None
@@ -95,7 +99,7 @@ def _stages(job: JobSpec, count: int) -> Sequence[Literal[1, 2, 3]]:
 
 
 def _hardware(gpu: Gpu, workers: int) -> Hardware:
-    return Hardware("cpu", workers) if gpu.flops is None else Hardware("cuda", workers, int(gpu.memory))
+    return Hardware("cpu" if gpu.flops is None else "cuda", workers, int(gpu.memory / (1 if gpu.flops else workers)))
 
 
 def _remembering(measure: Measure) -> Callable[[TrainConfig], Footprint]:
@@ -119,7 +123,8 @@ def _row(setup: Setup, price: float | None) -> Row:
     config, gpu, count, work = setup.config, setup.gpu, setup.workers, setup.work
     tokens, checkpointing, stage = config.train.micro_batch_tokens, config.train.activation_checkpointing, config.zero.stage
     assert isinstance(tokens, int) and isinstance(checkpointing, bool) and stage != "auto"
-    memory = memory_of(setup.footprint, config.zero, workers=count, tokens=tokens, checkpointing=checkpointing)
+    memory, available = memory_of_job(config, setup.footprint, workers=count), _hardware(gpu, count).memory_bytes
+    assert available is not None
     seconds = speed = hours = None
     if gpu.flops is not None:
         a_step = config.train.global_batch_size * work.mean_length
@@ -134,8 +139,10 @@ def _row(setup: Setup, price: float | None) -> Row:
         chosen=False,
         micro_batch_tokens=tokens,
         checkpointing=checkpointing,
+        units_at_once=None if config.train.units_at_once == "auto" else config.train.units_at_once,
         memory=memory,
-        fits=memory.total <= room(gpu.memory / (1 if gpu.flops else count)),
+        fits=memory.total <= room(available),
+        refused=refusal(config, memory, available),
         seconds=seconds,
         tokens_per_second=speed,
         hours=hours,
@@ -148,7 +155,8 @@ def _cheapest(rows: Sequence[Row]) -> tuple[Row | None, str]:
     """By GPU hours, which is by cost; of the same within a hundredth the most GPUs, with the stage `auto` takes. And why, in words."""
     fitting = [row for row in rows if row.fits]
     if not fitting:
-        return None, f"nothing fits: {_LESS_MEMORY}"
+        refused = min(rows, key=lambda row: row.memory.total).refused
+        return None, f"{refused}: {LESS_FOR_UNITS}" if refused else f"nothing fits: {_LESS_MEMORY}"
     if any(row.tokens_per_second is None for row in fitting):
         fewest = min(fitting, key=lambda row: (row.gpus, not row.chosen))
         return fewest, "the fewest workers that fit; the speed of this device is not known"

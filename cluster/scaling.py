@@ -13,7 +13,7 @@ from cluster.bench import Record, job_at
 from cluster.job import JobSpec
 from cluster.speed import Gpu, Setup, Work, computing_of, exposed, gpu_of, step_communication, token_seconds
 from trainers.defaults import Shape
-from trainers.memory import Footprint, memory_of
+from trainers.memory import Footprint, memory_of_job
 
 
 def complete(records: Sequence[Record], job: JobSpec, *, projected: Sequence[int] = (), price: float | None = None) -> list[Record]:
@@ -105,8 +105,4 @@ def _computing(setup: Setup) -> float:
 
 
 def _memory(setup: Setup) -> float:
-    train = setup.config.train
-    assert isinstance(train.micro_batch_tokens, int)
-    checkpointing = train.activation_checkpointing is True
-    tokens = train.micro_batch_tokens
-    return memory_of(setup.footprint, setup.config.zero, workers=setup.workers, tokens=tokens, checkpointing=checkpointing).total
+    return memory_of_job(setup.config, setup.footprint, workers=setup.workers).total

@@ -28,6 +28,8 @@ _TERMS = {
     "gradients": "gradients",
     "optimizer": "optimizer",
     "communication": "communication",
+    "units": "units",
+    "private": "private sum",
     "context": "context",
     "activations": "activations",
     "dequantized": "dequantised",

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from privacy.stream import Stream
 
-_CHUNK = 2**19
+CHUNK = 2**20
+"""Numbers that are made at a time."""
 
 
 class GaussianNoise:
@@ -24,8 +25,8 @@ class GaussianNoise:
     def draw(self, count: int) -> npt.NDArray[np.float32]:
         """The next `count`, computed in float64 and rounded: (count,)."""
         whole = np.empty(count, dtype=np.float32)
-        for start in range(0, count, 2 * _CHUNK):
-            pairs = min(_CHUNK, (count - start + 1) // 2)
+        for start in range(0, count, CHUNK):
+            pairs = min(CHUNK // 2, (count - start + 1) // 2)
             both = self._pairs(pairs)
             whole[start : start + 2 * pairs] = both[: count - start]
         return whole

@@ -71,7 +71,7 @@ class SelfTest:
 
     def saw_noise(self, before: npt.NDArray[np.float32], after: npt.NDArray[np.float32]) -> None:
         """This worker's stretch of a step's sum, before and after its noise was added."""
-        added = after.astype(np.float64) - before
+        added = np.subtract(after, before, dtype=np.float64)
         self._squares += float(added @ added)
         self._numbers += len(added)
         if sum(map(len, self._noise)) < _KEPT:

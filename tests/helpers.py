@@ -14,6 +14,8 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 VOCABULARY = 512
+PRIVACY = {"noise_multiplier": 1.0, "delta": 1e-5, "clip_norm": 0.1, "unit": "record", "units": 5000, "ledger": "bank.ledger"}
+"""Of a job that is planned, not run"""
 
 
 def make_tokenizer(folder: Path) -> None:

@@ -146,6 +146,8 @@ class OptimConfig(Part):
     """Examples a step, over all workers; kept whatever their number."""
     micro_batch_tokens: Annotated[int, Field(ge=8)] | Auto = "auto"
     """Tokens of one forward pass of one worker, padding counted."""
+    units_at_once: Annotated[int, Field(ge=1)] | Auto = "auto"
+    """Of a private run: units whose gradients one worker keeps open together, 4 bytes for every trained parameter and unit."""
     learning_rate: Annotated[float, Field(gt=0)] | Auto = "auto"
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: float = Field(0.03, ge=0)
@@ -300,6 +302,9 @@ class TrainConfig(Part):
             "train.epochs and train.max_steps exclude each other: give one": None not in (self.train.epochs, self.train.max_steps),
             f"checkpoint.best_by: {best_by} needs task: classify; use eval_loss": (
                 best_by in ("accuracy", "macro_f1") and self.task != "classify"
+            ),
+            "train.units_at_once is for private runs, which this is none of: leave it out": (
+                self.train.units_at_once != "auto" and self.privacy is None
             ),
             "data.packing: true does not go with task: classify, whose models read one class from a row: leave it out": (
                 self.data.packing is True and self.task == "classify"

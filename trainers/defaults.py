@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from privacy.plan import batch_cap
 from trainers.config import TrainConfig
 from trainers.errors import ConfigError
-from trainers.memory import Footprint, Memory, memory_of, room
+from trainers.memory import Footprint, Memory, memory_of, memory_of_job, room, units_of
 
 _LONGEST_BY_DEFAULT = 4096
 _EVALUATIONS_A_RUN = 10
@@ -16,6 +17,7 @@ _CPU_TOKENS, _GPU_TOKENS = 2048, 32768
 _LASTING_SHARE = 0.7
 """Above it, whole weights leave too little of a GPU for activations."""
 _TOKENS_STEP = 256
+LESS_FOR_UNITS = "lower method.lora.rank or train.units_at_once, name fewer method.lora.targets, or use model.quantization: nf4"
 _UNCOUNTED = "what this model takes cannot be counted without running it"
 
 Measure = Callable[[TrainConfig], Footprint | None]
@@ -27,7 +29,12 @@ class Hardware:
     device: Literal["cuda", "cpu"]
     workers: int
     memory_bytes: int | None = None
-    """Of one GPU; None where it is not known."""
+    """Of one GPU, or a worker's share of main memory; None where it is not known."""
+
+    @property
+    def card_bytes(self) -> int | None:
+        """Main memory is taken to be large enough for all but the gradients of units."""
+        return self.memory_bytes if self.device == "cuda" else None
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,7 @@ def resolve(
         choices += _length(config, shape)
         config = apply(config, choices)
         more = _zero(config, hardware, measure)
+        more += _units(apply(config, more), hardware, measure)
         more += _micro_batch(apply(config, more), hardware, measure)
         choices += more
     return apply(config, choices), choices
@@ -150,18 +158,55 @@ def _zero(config: TrainConfig, hardware: Hardware, measure: Measure) -> list[Cho
         return [Choice("zero.stage", 1, "one worker: nothing to shard")]
     fit = "private full fine-tuning: weights have to be whole" if config.private_full else "weights fit"
     whole = Choice("zero.stage", 2, f"{fit} on each worker; gradients and optimizer states are sharded")
-    if hardware.memory_bytes is None or config.private_full:
+    if hardware.card_bytes is None or config.private_full:
         return [whole]
     footprint = measure(config)
     if footprint is None:
         return [Choice("zero.stage", 2, f"gradients and optimizer states are sharded; {_UNCOUNTED}")]
     zero = config.zero.model_copy(update={"stage": 2})
-    needed = memory_of(footprint, zero, workers=hardware.workers, tokens=0, checkpointing=True).lasting
-    if needed <= _LASTING_SHARE * hardware.memory_bytes:
+    needed = memory_of(footprint, zero, workers=hardware.workers, tokens=0, checkpointing=True, units=units_of(config)).lasting
+    if needed <= _LASTING_SHARE * hardware.card_bytes:
         return [whole]
     if config.model.quantization != "none":
         return [Choice("zero.stage", 2, "quantised weights stay whole on each worker")]
-    return [Choice("zero.stage", 3, f"weights are sharded too: with them whole, {_gb(needed)} of {_gb(hardware.memory_bytes)} were taken")]
+    return [Choice("zero.stage", 3, f"weights are sharded too: with them whole, {_gb(needed)} of {_gb(hardware.card_bytes)} were taken")]
+
+
+def _units(config: TrainConfig, hardware: Hardware, measure: Measure) -> list[Choice]:
+    """Half of what a pass of one example leaves is for gradients of units, the other for more tokens; never more units than a step has."""
+    privacy, length, checkpointing = config.privacy, config.data.max_length, config.train.activation_checkpointing
+    assert isinstance(length, int)
+    if privacy is None or config.train.units_at_once != "auto":
+        return []
+    share = math.ceil(batch_cap(privacy.units, config.train.global_batch_size) / hardware.workers)
+    if config.private_full:
+        return [Choice("train.units_at_once", share, "all of a step: a record leaves its norm, and no gradient")]
+    if hardware.memory_bytes is None or (footprint := measure(config)) is None:
+        return [Choice("train.units_at_once", 1, f"one after the other: {_UNCOUNTED}")]
+    careful = checkpointing is not False
+    one = memory_of(footprint, config.zero, workers=hardware.workers, tokens=length, checkpointing=careful, units=1)
+    fitting = 1 + max(0, int((room(hardware.memory_bytes) - one.total) / 2 / one.units))
+    number = min(fitting, share)
+    why = "a worker's share of the largest step" if number == share else f"what fits in {_gb(hardware.memory_bytes)} beside activations"
+    return [Choice("train.units_at_once", number, f"{why}: their gradients take {_gb(number * one.units)}")]
+
+
+def check_room_for_units(config: TrainConfig, hardware: Hardware, measure: Measure) -> None:
+    """Raises ConfigError for a resolved private job whose units' gradients do not fit beside what else stays."""
+    if config.privacy is None or hardware.memory_bytes is None or (footprint := measure(config)) is None:
+        return
+    if refused := refusal(config, memory_of_job(config, footprint, workers=hardware.workers), hardware.memory_bytes):
+        raise ConfigError(refused, LESS_FOR_UNITS)
+
+
+def refusal(config: TrainConfig, memory: Memory, memory_bytes: float) -> str:
+    """Why a resolved private job must not start, as far as memory goes; empty where it may."""
+    if not memory.units or memory.lasting <= room(memory_bytes):
+        return ""
+    number = config.train.units_at_once
+    units = "the gradient of one unit takes" if number == 1 else f"train.units_at_once: the gradients of {number} units take"
+    rest = f"{_gb(memory.lasting - memory.units)} for what else stays"
+    return f"{units} {_gb(memory.units)}, beside {rest}: more than {_gb(room(memory_bytes))} of {_gb(memory_bytes)}"
 
 
 def _micro_batch(config: TrainConfig, hardware: Hardware, measure: Measure) -> list[Choice]:
@@ -170,7 +215,7 @@ def _micro_batch(config: TrainConfig, hardware: Hardware, measure: Measure) -> l
     assert isinstance(length, int) and config.zero.stage != "auto"
     if "auto" not in (tokens, checkpointing):
         return []
-    if hardware.device == "cpu" or hardware.memory_bytes is None:
+    if hardware.card_bytes is None:
         careful = Choice("train.activation_checkpointing", False, "main memory is taken to be large enough")
         pass_ = Choice("train.micro_batch_tokens", max(_CPU_TOKENS, length), "enough to keep the cores busy")
         return [choice for choice, value in ((careful, checkpointing), (pass_, tokens)) if value == "auto"]
@@ -181,9 +226,11 @@ def _micro_batch(config: TrainConfig, hardware: Hardware, measure: Measure) -> l
         return [choice for choice, value in ((careful, checkpointing), (pass_, tokens)) if value == "auto"]
 
     def needed(tokens: int, checkpointing: bool) -> Memory:
-        return memory_of(footprint, config.zero, workers=hardware.workers, tokens=tokens, checkpointing=checkpointing)
+        return memory_of(
+            footprint, config.zero, workers=hardware.workers, tokens=tokens, checkpointing=checkpointing, units=units_of(config)
+        )
 
-    choices, available = [], room(hardware.memory_bytes)
+    choices, available = [], room(hardware.card_bytes)
     if checkpointing == "auto":
         checkpointing = needed(length if tokens == "auto" else max(length, tokens), False).total > available
         reason = "activations of a forward pass do not fit" if checkpointing else "activations fit"
@@ -193,7 +240,7 @@ def _micro_batch(config: TrainConfig, hardware: Hardware, measure: Measure) -> l
         fitting = bisect.bisect_right(steps, available, key=lambda tokens: needed(tokens, checkpointing).total)
         chosen = max(length, fitting * _TOKENS_STEP)
         memory = needed(chosen, checkpointing)
-        sizes = f"about {_gb(memory.lasting)} that stay and {_gb(memory.passing)} of activations in {_gb(hardware.memory_bytes)}"
+        sizes = f"about {_gb(memory.lasting)} that stay and {_gb(memory.passing)} of activations in {_gb(hardware.card_bytes)}"
         reason = sizes if memory.total <= available else f"one example of full length, and it may not fit: {sizes}"
         choices.append(Choice("train.micro_batch_tokens", chosen, reason))
     return choices

@@ -18,10 +18,11 @@ from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from trainers.by_unit import gradients_by_unit, to_float32
 from trainers.config import TrainConfig
 from trainers.lora import fuse_updates
 from trainers.memory import PERSISTENT, Footprint
-from trainers.model import add_adapters, decoder_blocks, load_model_config, on_meta
+from trainers.model import add_adapters, decoder_blocks, freeze_tables, load_model_config, on_meta
 from trainers.objectives import NextToken, logits_chunk
 
 Device = Literal["cuda", "cpu"]
@@ -32,6 +33,8 @@ _WITHOUT_MASK = "without_mask"
 """A kind of attention for which transformers makes no mask, as for flash_attention_2, which need not be installed here."""
 AttentionInterface.register(_WITHOUT_MASK, sdpa_attention_forward)
 
+_PAIR = 24
+"""Bytes for each pair of tokens of a row whose norm is taken without its gradient: three matrices of float64 (privacy.dp_full)"""
 _FEW, _MANY = 2, 8
 """Rows, or chunks of logits, of the two runs through which a line is laid: what grows with them, and what does not.
 
@@ -72,14 +75,17 @@ def _measure(config: TrainConfig, device: Device) -> Footprint:
     def whole(of_one: int, of_two: int) -> int:
         return of_one + (layers - 1) * (of_two - of_one)
 
-    width = one.base.dtype.itemsize
+    width, trained = one.base.dtype.itemsize, whole(one.trained, two.trained)
+    pairs = _PAIR * row**2 if config.private_full else 0
     return Footprint(
         device=device,
         quantization=config.model.quantization,
         width=width,
+        trained_width=4 if config.privacy is not None else width,
         parameters=whole(one.base_parameters, two.base_parameters),
         adapters=whole(one.parameters - one.base_parameters, two.parameters - two.base_parameters),
-        trained=whole(one.trained, two.trained),
+        trained=trained,
+        of_unit=0 if config.private_full else trained,
         quantized=whole(sum(one.linear), sum(two.linear)),
         largest=max(one.sizes),
         largest_trained=max(one.trained_sizes),
@@ -96,9 +102,9 @@ def _measure(config: TrainConfig, device: Device) -> Footprint:
         kept_block=kept_two - kept,
         input_first=inputs,
         input_block=inputs_two - inputs,
-        backward=backward,
+        backward=backward + pairs,
         backward_fixed=backward_fixed,
-        recomputed=recomputed,
+        recomputed=recomputed + pairs,
         recomputed_fixed=recomputed_fixed,
         chunk=chunk,
         logits=logits,
@@ -123,7 +129,14 @@ class Cut:
         self.base_parameters = sum(p.numel() for p in self.base.parameters())
         with torch.device("meta"):  # where PEFT leaves adapters in float32, as it does beside quantised weights
             self.module = add_adapters(self.base, config.method, config.task, quantized=True)
-        if config.zero.stage != 3 and not config.train.compile:
+        if config.private_full:
+            freeze_tables(self.base)
+        elif config.privacy is not None:
+            to_float32(self.module)
+            trained = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+            whole = {name: p.detach() for name, p in trained.items()}
+            gradients_by_unit(self.module, self.base, trained, whole, torch.device("meta"))
+        elif config.zero.stage != 3 and not config.train.compile:
             fuse_updates(self.module)
         self.module.train()
         head = self.base.get_output_embeddings()

@@ -7,7 +7,8 @@ ZeRO holds follows DeepSpeed 0.19's own allocations (runtime/zero/stage_1_and_2.
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from trainers.config import ZeroConfig
+from privacy.noise import CHUNK as NOISE_CHUNK
+from trainers.config import TrainConfig, ZeroConfig
 
 REDUCE_BUCKET = 500_000_000
 """Most gradients, in numbers, that are reduced at a time; fewer where fewer are trained (trainers.engine.ds_config)."""
@@ -30,6 +31,8 @@ CHANNEL_BYTES = 400 * 2**20
 _QUANTIZED_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
 """nf4: half a byte, a scale of one byte to 64 numbers and, quantised twice, of four bytes to 256 scales (Dettmers et al. 2023)."""
 _MASTER, _MOMENTS = 4, 8
+_NOISE = 40
+"""Bytes for a number in the making: five arrays of float64 (privacy.noise)."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,14 @@ class Footprint:
     quantization: Literal["none", "nf4", "int8"]
     width: int
     """Bytes of a number of the forward and backward pass"""
+    trained_width: int
+    """Of a trained parameter: the same, or 4 in a private run"""
     parameters: int
     """Of the base model"""
     adapters: int
     trained: int
+    of_unit: int
+    """Numbers that a unit of a private run keeps while it is open: its gradient, or none where whole layers are trained"""
     quantized: int
     """Parameters of the linear layers in the blocks, which are those that quantisation takes"""
     largest: int
@@ -98,6 +105,10 @@ class Memory:
     """float32 masters and AdamW's two moments"""
     communication: float
     """Buffers of the reduction; with ZeRO-3 the weights that are whole for the moment"""
+    units: float
+    """Gradients of the units of a private run that are open together"""
+    private: float
+    """What else a private step has: the sum, its noise if that lies in this memory, with ZeRO-3 the trained parameters whole"""
     context: float
     activations: float
     """Kept for the backward pass, and what a block's backward pass needs beyond the room of the logits"""
@@ -126,11 +137,33 @@ def room(card_bytes: float) -> float:
     return (1 - RESERVE) * card_bytes
 
 
-def memory_of(footprint: Footprint, zero: ZeroConfig, *, workers: int, tokens: float, checkpointing: bool) -> Memory:
-    """One of `workers` workers with passes of `tokens` tokens. `zero.stage` must be resolved.
+def memory_of_job(config: TrainConfig, footprint: Footprint, *, workers: int) -> Memory:
+    """One of `workers` workers of a resolved job."""
+    train = config.train
+    assert train.micro_batch_tokens != "auto" and train.activation_checkpointing != "auto"
+    return memory_of(
+        footprint,
+        config.zero,
+        workers=workers,
+        tokens=train.micro_batch_tokens,
+        checkpointing=train.activation_checkpointing,
+        units=units_of(config),
+    )
+
+
+def units_of(config: TrainConfig) -> int:
+    """Units whose gradients are open together: none in an ordinary run, one of a private run as long as nothing is decided."""
+    if config.privacy is None:
+        return 0
+    return 1 if config.train.units_at_once == "auto" else config.train.units_at_once
+
+
+def memory_of(footprint: Footprint, zero: ZeroConfig, *, workers: int, tokens: float, checkpointing: bool, units: int) -> Memory:
+    """One of `workers` workers with passes of `tokens` tokens, `units` units open in a private run. `zero.stage` must be resolved.
 
     The height of a step is in the backward pass of the last block, everything kept and the logits' room free again, or in the update.
-    More than one pass a step is assumed: gradients of the pass are there beside those summed so far.
+    More than one pass a step is assumed: gradients of the pass are there beside those summed so far. A private step hands over its sum
+    after the last pass; in the room of these gradients and of their buffers are, before, the sums of the step that is replayed.
     """
     assert zero.stage != "auto"
     f, stage, offloaded = footprint, zero.stage, zero.offload_optimizer == "cpu"
@@ -154,6 +187,8 @@ def memory_of(footprint: Footprint, zero: ZeroConfig, *, workers: int, tokens: f
         gradients=gradients,
         optimizer=states,
         communication=communication,
+        units=_MASTER * units * f.of_unit,
+        private=_private(f, stage, workers) if units else 0,
         context=(CONTEXT_BYTES + (CHANNEL_BYTES if workers > 1 else 0)) if f.device == "cuda" else 0,
         activations=activations,
         dequantized=dequantized,
@@ -167,9 +202,9 @@ def _weights(f: Footprint, zero: ZeroConfig, workers: int) -> tuple[float, float
     """Of base model and adapters. ZeRO-3 shards what is not quantised, and keeps the small weights whole besides."""
     plain = f.parameters - (f.quantized if f.quantization != "none" else 0)
     if zero.stage != 3:
-        return f.width * plain, f.width * f.adapters
+        return f.width * plain, f.trained_width * f.adapters
     share = 0 if zero.offload_params == "cpu" else 1 / workers
-    return f.width * (plain * share + f.small), f.width * f.adapters * share
+    return f.width * (plain * share + f.small), f.trained_width * f.adapters * share
 
 
 def _gradients(f: Footprint, stage: int, workers: int, *, offloaded: bool) -> float:
@@ -178,13 +213,13 @@ def _gradients(f: Footprint, stage: int, workers: int, *, offloaded: bool) -> fl
     With an offloaded optimizer shares go to main memory as they come, through a buffer of the largest weight's size.
     """
     if offloaded:
-        return f.width * (f.trained if stage == 1 else f.largest_trained)
-    return f.width * {1: f.trained, 2: 2 * f.trained / workers, 3: f.trained / workers}[stage]
+        return f.trained_width * (f.trained if stage == 1 else f.largest_trained)
+    return f.trained_width * {1: f.trained, 2: 2 * f.trained / workers, 3: f.trained / workers}[stage]
 
 
 def _optimizer(f: Footprint, stage: int) -> int:
     """Bytes for a trained parameter. ZeRO-3 has no masters beside weights that are float32 themselves; ZeRO-1 and 2 do."""
-    return _MOMENTS if stage == 3 and f.width == _MASTER else _MASTER + _MOMENTS
+    return _MOMENTS if stage == 3 and f.trained_width == _MASTER else _MASTER + _MOMENTS
 
 
 def _communication(f: Footprint, zero: ZeroConfig, workers: int) -> float:
@@ -194,12 +229,19 @@ def _communication(f: Footprint, zero: ZeroConfig, workers: int) -> float:
     """
     bucket = min(f.trained, REDUCE_BUCKET)
     if zero.stage == 1 or (zero.stage == 2 and workers == 1):
-        return f.width * bucket
-    buffers = bucket + max(bucket, f.largest_trained)
+        return f.trained_width * bucket
+    buffers = f.trained_width * (bucket + max(bucket, f.largest_trained))
     if zero.stage == 2:
-        return f.width * buffers
+        return buffers
     whole = min(f.parameters + f.adapters - f.small, max(REUSE_DISTANCE // 2, f.largest) + PREFETCH + f.block)
-    return f.width * (buffers + whole)
+    return buffers + f.width * whole
+
+
+def _private(f: Footprint, stage: int, workers: int) -> float:
+    """float32 vectors over all that is trained; the noise of this worker's share is made in main memory, beside the passes."""
+    share = f.trained / workers
+    noise = _MASTER * share + _NOISE * min(share, NOISE_CHUNK) if f.device == "cpu" else 0
+    return _MASTER * f.trained * (2 if stage == 3 else 1) + noise
 
 
 def _step(f: Footprint, stage: int, workers: int) -> float:
@@ -210,8 +252,8 @@ def _step(f: Footprint, stage: int, workers: int) -> float:
     share, bucket = f.trained / workers, min(f.trained, REDUCE_BUCKET)
     intermediate = 4 if f.device == "cuda" else 8
     if stage == 3:
-        return f.width * (share + bucket) + (4 + intermediate) * min(share, SUB_GROUP)
+        return f.trained_width * (share + bucket) + (4 + intermediate) * min(share, SUB_GROUP)
     update = (4 + intermediate) * share
     if stage == 2:
         return update
-    return max(update, f.width * (f.trained + share + (bucket if workers == 1 else 2 * bucket)))
+    return max(update, f.trained_width * (f.trained + share + (bucket if workers == 1 else 2 * bucket)))

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 
 from privacy.dp_full import GhostGradients
-from privacy.dp_lora import UnitGradients, capture
 from privacy.errors import BudgetRefused, PlanError
 from privacy.gradients import Gradients, Pass
 from privacy.ledger import Reservation
@@ -31,6 +30,7 @@ from privacy.selftest import SelfTest, Verdicts
 from privacy.statement import FILE, paragraph
 from privacy.stream import Stream, fresh_key
 from trainers import promise as promises
+from trainers.by_unit import gradients_by_unit
 from trainers.checkpoint import Progress
 from trainers.config import TrainConfig, UnitColumn
 from trainers.engine import Engine
@@ -39,9 +39,6 @@ from trainers.loop import Run, Step, draw_seed, fit
 from trainers.private_work import PrivatePass, PrivateWork, Units, private_work, without_unit
 from trainers.promise import Promise
 from trainers.world import World
-
-BUFFER_BYTES = 2 * 2**30
-"""Most bytes of gradients that units keep open at a time: 12 units of rank-16 adapters on 8 billion parameters"""
 
 
 @dataclass
@@ -61,11 +58,6 @@ class Private:
     taken: int = 0
     """Steps of this start"""
     pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "noise"))
-
-    @property
-    def at_once(self) -> int:
-        """Units whose gradients may be open together."""
-        return max(1, BUFFER_BYTES // self.gradients.bytes_of_a_unit)
 
 
 def fit_private(run: Run, base: Any, promise: Promise, run_dir: Path, progress: Progress) -> None:
@@ -125,15 +117,7 @@ def begin(
 def _gradients(engine: Engine, base: Any, whole: dict[str, torch.Tensor], device: torch.device) -> Gradients:
     if engine.module.model is base:  # without adapters: whole layers are trained
         return GhostGradients(engine.module, engine.names, device)
-    gradients = UnitGradients({name: torch.Size(getattr(p, "ds_shape", p.shape)) for name, p in engine.names.items()}, device)
-    capture(engine.module, engine.names, gradients, whole)
-    base.get_input_embeddings().register_forward_hook(_require_gradient)
-    return gradients
-
-
-def _require_gradient(_module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
-    """The backward pass needs a beginning: no weight below the adapters is trained."""
-    return output.requires_grad_() if torch.is_grad_enabled() and output.is_leaf else output
+    return gradients_by_unit(engine.module, base, engine.names, whole, device)
 
 
 def private_steps(private: Private, run: Run, first: int) -> Generator[Step]:
@@ -225,7 +209,8 @@ def _replay(run: Run, private: Private, work: PrivateWork) -> float:
     run.engine.train(False)  # dropout would draw otherwise for a changed pass
     both = [clipped_sum(run, private, each, 0)[0] for each in (work, without_unit(work, without))]
     run.engine.train()
-    return math.sqrt(run.world.sum(float((both[0] - both[1]).double().square().sum()))[0]) / private.plan.clip_norm
+    moved = sum(float(part.double().square().sum()) for _, part in private.gradients.split(both[0].sub_(both[1])))
+    return math.sqrt(run.world.sum(moved)[0]) / private.plan.clip_norm
 
 
 def verdicts(run: Run, private: Private, charged: int) -> Verdicts:
@@ -250,4 +235,4 @@ def _works(run: Run, private: Private) -> Generator[PrivateWork]:
 
 
 def _next_work(run: Run, private: Private) -> PrivateWork:
-    return private_work(run, private.units, private.sampler.draw(), at_once=private.at_once)
+    return private_work(run, private.units, private.sampler.draw())

@@ -56,10 +56,10 @@ class PrivateWork:
     groups: list[Group]
 
 
-def private_work(run: Run, units: Units, drawn: np.ndarray, *, at_once: int) -> PrivateWork:
-    """This worker's passes over the units drawn, of which `at_once` may be open together; every worker has as many, if with dummies."""
+def private_work(run: Run, units: Units, drawn: np.ndarray) -> PrivateWork:
+    """This worker's passes over the units drawn; every worker has as many, if with dummies."""
     shares = _share(drawn, units, run.train.lengths, run.world.size)
-    plans = [_plan_groups(share, run, units, at_once) for share in shares]
+    plans = [_plan_groups(share, run, units) for share in shares]
     most = max(sum(len(passes) for _, passes in plan) for plan in plans)
     groups = [_group(mine, passes, run, units) for mine, passes in plans[run.world.rank]]
     dummies = most - sum(len(group.passes) for group in groups)
@@ -81,10 +81,10 @@ def _share(drawn: np.ndarray, units: Units, lengths: np.ndarray, workers: int) -
     return shares
 
 
-def _plan_groups(share: Sequence[int], run: Run, units: Units, at_once: int) -> list[tuple[list[int], list[MicroBatch]]]:
+def _plan_groups(share: Sequence[int], run: Run, units: Units) -> list[tuple[list[int], list[MicroBatch]]]:
     """A worker's units in groups that may be open together, each with its passes: places in the list of the group's records."""
-    plans, tokens = [], run.config.train.micro_batch_tokens
-    assert isinstance(tokens, int)
+    plans, tokens, at_once = [], run.config.train.micro_batch_tokens, run.config.train.units_at_once
+    assert isinstance(tokens, int) and isinstance(at_once, int)
     for start in range(0, len(share), at_once):
         together = list(share[start : start + at_once])
         records = np.concatenate([units.records[unit] for unit in together])

@@ -1,6 +1,7 @@
 """One training process from start to end: everything above the loop. Run by Ray Train on every worker, or by `python -m trainers`."""
 
 import contextlib
+import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -9,12 +10,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from privacy.errors import ConsortiumError
 from trainers import checkpoint, flops, objectives
 from trainers import promise as promises
+from trainers.by_unit import to_float32
 from trainers.checkpoint import Progress
 from trainers.config import TrainConfig, read_config
 from trainers.cpu import fast_products
@@ -22,7 +25,7 @@ from trainers.data import prepare
 from trainers.data.planted import plant
 from trainers.data.prepare import Prepared, Summary
 from trainers.data.sampler import Sampler
-from trainers.defaults import Choice, Hardware, Shape, apply, intervals, resolve
+from trainers.defaults import Choice, Hardware, Shape, apply, check_room_for_units, intervals, resolve
 from trainers.engine import Engine, sharded_loading
 from trainers.errors import ConfigError, DataError, RunBusyError
 from trainers.events import EventLog, Listener, trackers
@@ -221,18 +224,11 @@ def _load_model(config: TrainConfig, tokenizer: PreTrainedTokenizerBase | None, 
     if config.private_full:
         freeze_tables(base)
     if config.privacy is not None:
-        _to_float32(module)
+        to_float32(module)
     elif config.zero.stage != 3 and not config.train.compile:  # the compiler fuses by itself
         fuse_updates(module)
     _prepare_blocks(config, base)
     return Loaded(module, base, tokenizer)
-
-
-def _to_float32(module: torch.nn.Module) -> None:
-    """What is trained, beside a base in another precision: a private gradient is summed and stepped in float32."""
-    for parameter in module.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
 
 
 def _resume(run: Run, run_dir: Path, summary: Summary) -> Progress:
@@ -354,15 +350,23 @@ def device_name(world: World) -> str:
 
 
 def decide(config: TrainConfig, shape: Shape, world: World) -> tuple[TrainConfig, list[Choice]]:
-    """Every `auto` that can be decided before the model is loaded, for this worker's device."""
+    """Every `auto` that can be decided before the model is loaded, alike on all ranks, which all call it.
+
+    Raises ConfigError where the gradients of a private run's units have no room.
+    """
     hardware = _hardware(world)
-    return resolve(config, hardware, shape, partial(measure, device=hardware.device))
+    counted = partial(measure, device=hardware.device)
+    config, choices = resolve(config, hardware, shape, counted)
+    check_room_for_units(config, hardware, counted)
+    return config, choices
 
 
 def _hardware(world: World) -> Hardware:
+    """Memory is the least that any worker has, so that all decide alike; on CPUs they share that of their machine."""
     if world.device.type == "cuda":
-        return Hardware("cuda", world.size, torch.cuda.get_device_properties(world.device).total_memory)
-    return Hardware("cpu", world.size)
+        return Hardware("cuda", world.size, min(world.gather(torch.cuda.get_device_properties(world.device).total_memory)))
+    machines = world.gather((socket.gethostname(), psutil.virtual_memory().total))
+    return Hardware("cpu", world.size, min(total // machines.count((name, total)) for name, total in machines))
 
 
 def versions() -> dict[str, str]:

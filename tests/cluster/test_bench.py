@@ -55,7 +55,15 @@ def _make_record(
     workers: int, *, seconds: list[float] = SECONDS, communication: float = 0.1, memory: int = 2**30, device: str = "cpu", **point: Any
 ) -> Record:
     numbers: dict[str, Any] = dict.fromkeys((field.name for field in fields(Footprint)), 1)
-    counted = numbers | {"device": "cuda", "quantization": "none", "width": 2, "parameters": 10**9, "trained": 10**9, "row": 512}
+    counted = numbers | {
+        "device": "cuda",
+        "quantization": "none",
+        "width": 2,
+        "trained_width": 2,
+        "parameters": 10**9,
+        "trained": 10**9,
+        "row": 512,
+    }
     shape = dict.fromkeys((field.name for field in fields(Shape)), 1) | {"parameters": 10**9, "linear": 10**9}
     found = {
         "step_seconds": seconds, "data_share": 0.01, "communication_share": communication, "tokens_per_step": 1000 * workers,

@@ -7,6 +7,7 @@ import pytest
 from cluster.job import JobSpec
 from cluster.plan import Offer, Plan, Row, make_plan
 from cluster.speed import GPUS, Gpu, Work, computing_of, exposed, find_gpu, step_communication
+from tests.helpers import PRIVACY
 from trainers.config import validate
 from trainers.defaults import Hardware, Measure, Shape, resolve
 from trainers.errors import ConfigError, ModelError
@@ -28,7 +29,7 @@ def counted() -> Measure:
     known: dict[Any, Footprint | None] = {}
 
     def remembered(config: Any) -> Footprint | None:
-        key = config.method.type, config.model.quantization, config.zero.stage == 3, config.data.max_length
+        key = config.method, config.model.quantization, config.zero.stage == 3, config.data.max_length, config.privacy is None
         if key not in known:
             known[key] = measure(config, "cuda")
         return known[key]
@@ -113,6 +114,22 @@ def test_what_the_job_says_is_not_planned_otherwise(shape: Shape, counted: Measu
 def test_quantised_weights_are_not_planned_for_zero_3(shape: Shape, counted: Measure) -> None:
     plan = _plan(shape, counted, "rtx4090", (1, 2), job={"model": {"shape": "llama-3.1-8b", "quantization": "nf4"}})
     assert {row.stage for row in plan.rows} == {1, 2} and all(row.fits for row in plan.rows)
+
+
+def test_a_private_job_is_planned_with_the_gradients_of_its_units(shape: Shape, counted: Measure) -> None:
+    private, ordinary = (_plan(shape, counted, "l40s", (1, 8), job=blocks) for blocks in ({"privacy": PRIVACY}, {}))
+    one, eight = _row(private, 1, 1), _row(private, 8, 2)
+    assert one.fits and one.units_at_once is not None and eight.units_at_once is not None
+    assert one.memory.units == 4 * 41_943_040 * one.units_at_once and eight.units_at_once < one.units_at_once
+    assert not _row(ordinary, 1, 1).memory.units and _row(ordinary, 1, 1).units_at_once is None
+    assert private.cheapest is not None and not any(row.refused for row in (*ordinary.rows, *private.rows))
+
+
+def test_a_unit_that_does_not_fit_is_said_to_be_the_reason(shape: Shape, counted: Measure) -> None:
+    job = {"privacy": PRIVACY, "method": {"lora": {"rank": 1024}}}
+    plan = _plan(shape, counted, "rtx4090", (1, 2), job=job)
+    assert plan.cheapest is None and all(row.refused and row.units_at_once == 1 for row in plan.rows)
+    assert plan.why.startswith("the gradient of one unit takes 10.0 GiB, beside ") and "method.lora.rank" in plan.why
 
 
 def test_projected_rows_say_so_and_are_not_chosen(shape: Shape, counted: Measure) -> None:

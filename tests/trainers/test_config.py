@@ -176,6 +176,7 @@ def test_yaml_1_1_takes_2e_4_for_text_and_it_is_a_number_all_the_same() -> None:
         ({"model": {"path": "m", "from_scratch": True}}, "model.from_scratch makes new weights, of which an adapter is no record"),
         ({"zero": {"stage": 2, "offload_params": "cpu"}}, "zero.offload_params needs zero.stage: 3"),
         ({"train": {"epochs": 1, "max_steps": 5}}, "train.epochs and train.max_steps exclude each other"),
+        ({"train": {"units_at_once": 4}}, "train.units_at_once is for private runs"),
         ({"checkpoint": {"best_by": "accuracy"}}, "checkpoint.best_by: accuracy needs task: classify; use eval_loss"),
         ({"task": "classify", "data": {"train": "a", "packing": True}}, "data.packing: true does not go with task: classify"),
     ],

@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.helpers import PRIVACY
 from trainers.config import FullMethod, TrainConfig, validate
-from trainers.defaults import Choice, Hardware, Shape, intervals, resolve
+from trainers.defaults import Choice, Hardware, Shape, check_room_for_units, intervals, resolve
 from trainers.errors import ConfigError
-from trainers.memory import Footprint
+from trainers.memory import Footprint, memory_of_job, room
 
 GIB = 2**30
 LLAMA_8B = Shape(
@@ -38,6 +39,7 @@ def _footprint(config: TrainConfig, layers: int = 32, hidden: int = 4096, inner:
         device="cuda",
         quantization=config.model.quantization,
         width=width,
+        trained_width=4 if config.privacy is not None else width,
         parameters=parameters,
         adapters=adapters,
         trained=parameters if full else adapters,
@@ -192,6 +194,55 @@ def test_without_checkpointing_the_tokens_are_what_fits_without_it() -> None:
     long = {"train": "rows.jsonl", "max_length": 4000}
     tokens, reason = _chosen("train.micro_batch_tokens", _make_gpus(24), data=long, train={"activation_checkpointing": False})
     assert tokens == 4000 and "may not fit" in reason and "24.5 GiB of activations" in reason
+
+
+def _private(**train: Any) -> dict[str, Any]:
+    return {"privacy": PRIVACY, "train": {"global_batch_size": 64, "epochs": 1} | train}
+
+
+@pytest.mark.parametrize(
+    ("hardware", "units", "reason"),
+    [
+        (H200, 150, "a worker's share of the largest step: their gradients take 23.4 GiB"),
+        (_make_gpus(139, 8), 19, "a worker's share of the largest step: their gradients take 3.0 GiB"),
+        (Hardware("cpu", 2, 512 * GIB), 75, "a worker's share of the largest step: their gradients take 11.7 GiB"),
+        (_make_gpus(18), 1, "what fits in 18.0 GiB beside activations: their gradients take 0.2 GiB"),
+    ],
+)
+def test_units_are_open_together_as_far_as_memory_and_the_step_allow(hardware: Hardware, units: int, reason: str) -> None:
+    assert _chosen("train.units_at_once", hardware, **_private()) == (units, reason)
+
+
+@pytest.mark.parametrize("gib", [24, 32, 48])
+def test_units_and_activations_share_what_is_left(gib: float) -> None:
+    config, _ = resolve(_make_config(**_private()), _make_gpus(gib), LLAMA_8B, _footprint)
+    memory = memory_of_job(config, _footprint(config), workers=1)
+    assert 2 < config.train.units_at_once <= 150 and memory.total <= room(gib * GIB)
+    assert memory.passing > 0.8 * memory.units or config.train.micro_batch_tokens == 32768
+
+
+def test_an_ordinary_run_decides_nothing_about_units() -> None:
+    assert "train.units_at_once" not in _choices(H200)
+
+
+def test_a_unit_after_the_other_where_memory_is_not_known() -> None:
+    config, _ = resolve(_make_config(**_private()), _make_gpus(80), LLAMA_8B, lambda config: None)
+    assert config.train.units_at_once == 1 and _chosen("train.units_at_once", CPU, **_private())[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ({}, r"the gradient of one unit takes 0\.2 GiB, beside 16\.\d GiB for what else stays: more than 13\.5 GiB of 15\.0 GiB"),
+        ({"units_at_once": 50}, r"train\.units_at_once: the gradients of 50 units take 7\.8 GiB, beside 16\.\d GiB"),
+    ],
+)
+def test_units_that_do_not_fit_are_refused(train: dict[str, Any], message: str) -> None:
+    config, _ = resolve(_make_config(**_private(**train)), _make_gpus(15), LLAMA_8B, _footprint)
+    with pytest.raises(ConfigError, match=message) as caught:
+        check_room_for_units(config, _make_gpus(15), _footprint)
+    assert "method.lora.rank" in caught.value.hint
+    check_room_for_units(config, _make_gpus(80), _footprint)
 
 
 def test_a_cpu_gets_a_pass_of_2048_tokens_or_one_example() -> None:

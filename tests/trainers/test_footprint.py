@@ -7,6 +7,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
 from tests import helpers
+from trainers.by_unit import gradients_by_unit, to_float32
 from trainers.config import TrainConfig, validate
 from trainers.footprint import measure
 from trainers.lora import fuse_updates
@@ -34,7 +35,13 @@ def _saved(config: TrainConfig, kernel: SDPBackend) -> int:
     """
     base = load_base(config.model, config.task, load_tokenizer(config.model), labels=["a", "b"], device=torch.device("cpu"), seed=0)
     module = add_adapters(base, config.method, config.task, quantized=False)
-    fuse_updates(module)
+    if config.privacy is not None:
+        to_float32(module)
+        trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+        whole = {name: parameter.detach() for name, parameter in trained.items()}
+        gradients_by_unit(module, base, trained, whole, torch.device("cpu"))
+    else:
+        fuse_updates(module)
     if config.train.activation_checkpointing is True:
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     module.train()
@@ -71,6 +78,15 @@ def test_what_is_counted_without_data_is_what_a_real_pass_saves(llama_dir: Path,
     counted = found.input_first + found.input_block if again else found.kept_first + found.kept_block
 
     assert ROWS * counted == pytest.approx(_saved(config, SDPBackend.MATH), rel=0.03)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_private_pass_keeps_its_inputs_in_float32(llama_dir: Path, dtype: str) -> None:
+    config = _make_config({"path": str(llama_dir), "dtype": dtype}, privacy=helpers.PRIVACY)
+    found = _measure(config)
+
+    assert found.trained_width == 4
+    assert ROWS * (found.kept_first + found.kept_block) == pytest.approx(_saved(config, SDPBackend.MATH), rel=0.03)
 
 
 def test_fused_attention_keeps_no_scores(llama_dir: Path) -> None:

@@ -13,6 +13,7 @@ LORA = Footprint(
     device="cuda",
     quantization="none",
     width=2,
+    trained_width=2,
     parameters=N,
     adapters=ADAPTERS,
     trained=ADAPTERS,
@@ -44,8 +45,11 @@ FULL = replace(LORA, adapters=0, trained=N, largest_trained=525_336_576)
 """Llama 3.1 8B with adapters of rank 16 and in full; what is kept in round numbers."""
 
 
-def _memory(footprint: Footprint, stage: int, workers: int, *, tokens: float = 0, checkpointing: bool = False, **zero: Any) -> Memory:
-    return memory_of(footprint, ZeroConfig(stage=stage, **zero), workers=workers, tokens=tokens, checkpointing=checkpointing)  # type: ignore[arg-type]
+def _memory(
+    footprint: Footprint, stage: int, workers: int, *, tokens: float = 0, checkpointing: bool = False, units: int = 0, **zero: Any
+) -> Memory:
+    settled = ZeroConfig(stage=stage, **zero)  # type: ignore[arg-type]
+    return memory_of(footprint, settled, workers=workers, tokens=tokens, checkpointing=checkpointing, units=units)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +86,7 @@ def test_8b_in_full_takes_16_bytes_a_parameter_and_more_at_the_update() -> None:
 
 
 def test_float32_weights_are_their_own_masters_with_zero_3_only() -> None:
-    whole = replace(FULL, width=4)
+    whole = replace(FULL, width=4, trained_width=4)
     assert _memory(whole, 3, 2).optimizer == 4 * N
     assert _memory(whole, 2, 2).optimizer == 6 * N
 
@@ -122,6 +126,24 @@ def test_logits_take_a_chunk_however_many_tokens() -> None:
     assert (few, some, many) == (505_000_000, 1_010_000_000, 1_100_000_000)
 
 
+@pytest.mark.parametrize(("stage", "workers", "copies"), [(1, 1, 1), (2, 8, 1), (3, 8, 2)])
+def test_a_private_step_has_a_gradient_for_each_unit_and_their_sum(stage: int, workers: int, copies: int) -> None:
+    private = replace(LORA, trained_width=4)
+    memory, ordinary = _memory(private, stage, workers, units=12), _memory(private, stage, workers)
+    assert (memory.units, memory.private) == (12 * 4 * ADAPTERS, copies * 4 * ADAPTERS)
+    assert memory.total == ordinary.total + memory.units + memory.private
+
+
+def test_adapters_of_a_private_run_are_float32_beside_any_base() -> None:
+    memory = _memory(replace(LORA, trained_width=4), 2, 8)
+    assert (memory.weights, memory.adapters, memory.gradients, memory.communication) == (2 * N, 4 * ADAPTERS, ADAPTERS, 8 * ADAPTERS)
+
+
+def test_noise_is_made_in_main_memory() -> None:
+    here = replace(LORA, device="cpu", trained_width=4)
+    assert _memory(here, 2, 8, units=1).private == 4 * ADAPTERS + 4 * ADAPTERS / 8 + 40 * 2**20
+
+
 def test_a_worker_alone_has_no_channels() -> None:
     assert _memory(LORA, 2, 1).context == CONTEXT_BYTES
     assert _memory(LORA, 2, 2).context == CONTEXT_BYTES + CHANNEL_BYTES
@@ -137,7 +159,7 @@ def test_a_tenth_of_a_card_stays_free() -> None:
     workers=st.integers(1, 64),
     tokens=st.integers(0, 40_000),
     again=st.booleans(),
-    footprint=st.sampled_from([LORA, FULL, replace(LORA, quantization="nf4"), replace(FULL, width=4)]),
+    footprint=st.sampled_from([LORA, FULL, replace(LORA, quantization="nf4"), replace(FULL, width=4, trained_width=4)]),
 )
 def test_more_workers_never_take_more_and_more_tokens_never_less(
     stage: int, workers: int, tokens: int, again: bool, footprint: Footprint

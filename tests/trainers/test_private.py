@@ -8,9 +8,11 @@ import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -30,12 +32,15 @@ from tests import helpers
 from tests.trainers import plain
 from tests.trainers.jobs import write_labelled_rows
 from trainers import private, worker
-from trainers.config import read_config
+from trainers.config import ModelConfig, read_config
 from trainers.data.prepare import describe_file
 from trainers.defaults import Hardware, Shape, resolve
 from trainers.errors import ConfigError
-from trainers.model import freeze_tables
+from trainers.footprint import measure
+from trainers.memory import memory_of_job
+from trainers.model import freeze_tables, shape_of
 from trainers.promise import make_promise
+from trainers.world import World
 
 UNITS, BATCH, STEPS, RATE, DELTA = 40, 10, 6, 1e-2, 1e-3
 NOISE, CLIP, SEED = 0.7, 0.05, 7
@@ -184,9 +189,8 @@ privacy: {{noise_multiplier: 1.0, delta: {DELTA}, clip_norm: 0.5, unit: record, 
     assert {name for name in base if torch.equal(base[name], loaded[name])} == TABLES
 
 
-def _train_seeded(run_dir: Path, *, one_at_a_time: bool = False) -> dict[str, torch.Tensor]:
-    """A private run whose samples and noise come from a seed; what it ends with. Units may be open together, or not."""
-    private.BUFFER_BYTES = 1 if one_at_a_time else 2**31
+def _train_seeded(run_dir: Path) -> dict[str, torch.Tensor]:
+    """A private run whose samples and noise come from a seed; what it ends with."""
     whole = private.begin
     private.begin = lambda *arguments: whole(*arguments, seed=SEED)  # type: ignore[assignment]
     try:
@@ -197,7 +201,7 @@ def _train_seeded(run_dir: Path, *, one_at_a_time: bool = False) -> dict[str, to
 
 
 def _train_all_seeded(run_dirs: list[Path]) -> list[dict[str, torch.Tensor]]:
-    return [_train_seeded(run_dir, one_at_a_time=number == 0) for number, run_dir in enumerate(run_dirs)]
+    return [_train_seeded(run_dir) for run_dir in run_dirs]
 
 
 def _reference(model: Any, llama: Path, rows: Path, *, workers: int) -> dict[str, torch.Tensor]:
@@ -257,10 +261,13 @@ def test_every_stage_on_any_number_of_workers_takes_the_steps_of_the_reference(
     changes = {
         "method": "full" if full else {"lora": {"rank": 4}},
         "privacy": {"noise_multiplier": NOISE, "clip_norm": CLIP} | privacy,
-        "train": {"warmup": 2},
         "data": {"train": str(rows), "validation_fraction": 0.0, "max_length": 64},
     }
-    runs = [_make_run(tmp_path / f"{workers}-{stage}", llama_dir, rows, ledger, zero=stage, **changes) for stage in stages]
+    runs = [
+        _make_run(tmp_path / f"{workers}-{stage}", llama_dir, rows, ledger, zero=stage, **changes | {"train": {"warmup": 2} | units})
+        for stage in stages
+        for units in [{"units_at_once": 1} if stage == 1 else {}]
+    ]
 
     trained = helpers.run_distributed(_train_all_seeded, workers, runs)[0]
 
@@ -436,6 +443,54 @@ def test_a_job_over_budget_is_refused_before_a_row_is_read(llama_dir: Path, tmp_
 
     assert "error: the budget of customers (epsilon 0.5, delta 0.001) does not allow 8 steps" in output
     assert not (run_dir / "data").exists()
+
+
+def test_units_that_do_not_fit_are_refused_before_a_budget_is_reserved(llama_dir: Path, tmp_path: Path) -> None:
+    rows = _make_rows(tmp_path)
+    ledger_path = _make_ledger(tmp_path, rows)
+    run_dir = _make_run(tmp_path / "run", llama_dir, rows, ledger_path, train={"units_at_once": 10**9})
+
+    with pytest.raises(ConfigError, match="the gradients of 1000000000 units take"):
+        worker.train(run_dir, run_id="test")
+
+    with Ledger.open(ledger_path) as ledger:
+        assert not ledger.status("customers").reservations
+
+
+def _hardware_here() -> Hardware:
+    """Of a rank with as many GiB of main memory as its number, from 1 on."""
+    world = World.from_environment()
+    psutil.virtual_memory = lambda: SimpleNamespace(total=(1 + world.rank) * 2**30)
+    return worker._hardware(world)
+
+
+def test_workers_with_unlike_memory_decide_by_the_least() -> None:
+    assert helpers.run_distributed(_hardware_here, 2) == [Hardware("cpu", 2, 2**30)] * 2
+
+
+def _height(run_dir: Path) -> int:
+    """Train; the largest resident size of this process, in bytes."""
+    worker.train(run_dir, run_id="test")
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return 1024 * int(line.split()[1])
+
+
+@pytest.mark.slow
+def test_a_private_run_takes_what_is_planned_for_its_units(llama_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")  # what is freed goes back to the system
+    rows = _make_rows(tmp_path)
+    ledger = _make_ledger(tmp_path, rows, budget=30.0)
+    peaks, planned = [], []
+    for rank, units in ((4, 1), (2048, 8)):
+        run_dir = _make_run(tmp_path / f"{rank}-{units}", llama_dir, rows, ledger, zero=1, method={"lora": {"rank": rank}},
+                            train={"units_at_once": units, "max_steps": 3, "global_batch_size": 16})  # fmt: skip
+        peaks += helpers.run_distributed(_height, 1, run_dir)
+        config, _ = resolve(read_config(run_dir / "config.json"), Hardware("cpu", 1), shape_of(ModelConfig(path=str(llama_dir)), "sft"))
+        footprint = measure(config, "cpu")
+        assert footprint is not None
+        planned.append(memory_of_job(config, footprint, workers=1).total)
+
+    assert peaks[1] - peaks[0] == pytest.approx(planned[1] - planned[0], rel=0.15)
 
 
 def test_a_changed_file_is_another_file(llama_dir: Path, tmp_path: Path) -> None:
