@@ -43,6 +43,7 @@ def _footprint(config: TrainConfig, layers: int = 32, hidden: int = 4096, inner:
         parameters=parameters,
         adapters=adapters,
         trained=parameters if full else adapters,
+        of_unit=0 if full else adapters,
         quantized=layers * block,
         largest=vocabulary * hidden,
         largest_trained=vocabulary * hidden if full else 16 * inner,

@@ -89,6 +89,16 @@ def test_a_private_pass_keeps_its_inputs_in_float32(llama_dir: Path, dtype: str)
     assert ROWS * (found.kept_first + found.kept_block) == pytest.approx(_saved(config, SDPBackend.MATH), rel=0.03)
 
 
+def test_whole_layers_trained_privately_leave_no_gradient_of_a_record(llama_dir: Path) -> None:
+    model = {"path": str(llama_dir), "dtype": "float32"}
+    ordinary = _measure(_make_config(model, "full"))
+
+    private = _measure(_make_config(model, "full", privacy=helpers.PRIVACY))
+
+    assert private.of_unit == 0 and private.trained == ordinary.trained - 2 * ordinary.head
+    assert private.backward >= ordinary.backward + 24 * ROW**2
+
+
 def test_fused_attention_keeps_no_scores(llama_dir: Path) -> None:
     config = _make_config({"path": str(llama_dir), "dtype": "float32"}, "full")
     fused, plain = _measure(config, "cuda"), _measure(config, "cpu")

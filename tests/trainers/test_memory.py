@@ -17,6 +17,7 @@ LORA = Footprint(
     parameters=N,
     adapters=ADAPTERS,
     trained=ADAPTERS,
+    of_unit=ADAPTERS,
     quantized=6_979_321_856,
     largest=525_336_576,
     largest_trained=229_376,
@@ -41,7 +42,7 @@ LORA = Footprint(
     logits=10_000_000,
     logits_fixed=1_000_000_000,
 )
-FULL = replace(LORA, adapters=0, trained=N, largest_trained=525_336_576)
+FULL = replace(LORA, adapters=0, trained=N, of_unit=0, largest_trained=525_336_576)
 """Llama 3.1 8B with adapters of rank 16 and in full; what is kept in round numbers."""
 
 
