@@ -24,6 +24,8 @@ from privacy.errors import PlanError
 
 _ADAPTER = "default"
 _TINY = 1e-12
+_BLOCK = 1024
+"""Numbers whose squares are summed in single precision"""
 
 
 @dataclass(frozen=True)
@@ -91,16 +93,21 @@ class UnitGradients:
 
     def clip_into(self, total: torch.Tensor, clip_norm: float) -> None:
         """Add to `total` (numbers,) each unit's gradient, scaled to a norm of at most `clip_norm`."""
-        rows = self._buffer[: self._units]
-        norms = torch.linalg.vector_norm(rows, dim=1)
+        rows, norms = self._buffer[: self._units], self.norms()
         lost = ~norms.isfinite()
         rows.masked_fill_(lost[:, None], 0.0)  # always, not only where there is one: a step takes the same way whatever is in it
         scales = (clip_norm / norms.clamp(min=_TINY)).clamp(max=1.0).masked_fill(lost, 0.0)
         total.addmv_(rows.t(), scales)
 
     def norms(self) -> torch.Tensor:
-        """Of the units as they stand, before clipping: (units,). Private."""
-        found: torch.Tensor = torch.linalg.vector_norm(self._buffer[: self._units], dim=1)
+        """Of the units as they stand, before clipping: (units,). Private.
+
+        By blocks: a single-precision sum of 42 million squares, a rank-16 adapter's on 8 billion parameters, is a percent too small.
+        """
+        rows = self._buffer[: self._units]
+        whole = self.size // _BLOCK * _BLOCK
+        blocks = torch.linalg.vector_norm(rows[:, :whole].unflatten(1, (whole // _BLOCK, _BLOCK)), dim=2)
+        found: torch.Tensor = torch.linalg.vector_norm(torch.cat([blocks, rows[:, whole:]], dim=1).double(), dim=1).float()
         return found
 
     def split(self, vector: torch.Tensor) -> Iterable[tuple[str, torch.Tensor]]:
