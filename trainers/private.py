@@ -33,7 +33,7 @@ from trainers.checkpoint import Progress
 from trainers.config import TrainConfig, UnitColumn
 from trainers.engine import Engine
 from trainers.errors import RunBusyError
-from trainers.loop import Run, Step, draw_seed, fit
+from trainers.loop import Run, Step, fit
 from trainers.private_work import PrivateWork, Units, private_work, without_unit
 from trainers.promise import Promise
 from trainers.world import World
@@ -50,6 +50,8 @@ class Private:
     units: Units
     sampler: UnitSampler
     noise: GaussianNoise
+    dropout: Stream
+    """Its seeds. Which numbers it drops of a unit depends on who else is drawn: known to others, it would move the sum beyond the norm."""
     gradients: UnitGradients
     whole: dict[str, torch.Tensor]
     """The trained parameters as the passes compute with them, whole on every worker"""
@@ -109,12 +111,13 @@ def begin(
     capture(engine.module, engine.names, gradients, whole)
     base.get_input_embeddings().register_forward_hook(_require_gradient)
     key = world.on_main(fresh_key) if seed is None else seed.to_bytes(32, "big")
-    noise = Stream() if seed is None else Stream(seed=seed + 1 + world.rank)
+    noise, dropout = (Stream() if seed is None else Stream(seed=seed + 1 + world.size * turn + world.rank) for turn in range(2))
     return Private(
         plan=plan,
         units=units,
         sampler=UnitSampler(len(units), plan.sampling_rate, plan.cap, Stream(key)),
         noise=GaussianNoise(plan.noise_scale, noise),
+        dropout=dropout,
         gradients=gradients,
         whole=whole,
         reservation=reservation,
@@ -147,7 +150,7 @@ def private_step(run: Run, private: Private, step: int, work: PrivateWork) -> St
     run.world.on_main(partial(_charge, private.reservation))
     stretch = _stretch(private.gradients.size, run.world)
     noise = private.pool.submit(private.noise.draw, len(stretch))
-    total, loss = clipped_sum(run, private, work, draw_seed(run, step))
+    total, loss = clipped_sum(run, private, work, int(private.dropout.integers(1)[0]))
     if private.test.moved is None and len(work.drawn):
         private.test.moved = _replay(run, private, work)
     loss, lost, asked = run.world.sum(loss, float(run.lease.lost), float(run.notice.is_due))

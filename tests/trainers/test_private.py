@@ -28,6 +28,8 @@ from tests.trainers.jobs import write_labelled_rows
 from trainers import private, worker
 from trainers.config import read_config
 from trainers.data.prepare import describe_file
+from trainers.loop import Run
+from trainers.private_work import PrivateWork
 from trainers.promise import make_promise
 
 UNITS, BATCH, STEPS, RATE, DELTA = 40, 10, 6, 1e-2, 1e-3
@@ -318,6 +320,25 @@ def test_a_faulty_mechanism_ends_without_a_statement(
     with pytest.raises(PromiseBroken, match=f"the run's own tests failed: {found}$"):
         worker.train(run_dir, run_id="again")
     assert not (run_dir / "adapter").exists()
+
+
+def test_what_dropout_draws_in_a_private_run_follows_from_nothing_public(
+    llama_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, seeds = _make_rows(tmp_path), []
+    ledger, whole = _make_ledger(tmp_path, rows), private.clipped_sum
+
+    def listen(run: Run, state: private.Private, work: PrivateWork, seed: int) -> tuple[torch.Tensor, float]:
+        seeds.append(seed)
+        return whole(run, state, work, seed)
+
+    monkeypatch.setattr(private, "clipped_sum", listen)
+    method = {"lora": {"rank": 4, "dropout": 0.1}}
+    for name in ("once", "again"):
+        worker.train(_make_run(tmp_path / name, llama_dir, rows, ledger, method=method, train={"max_steps": 2}), run_id="test")
+
+    drawn = [seed for seed in seeds if seed]  # a replay is without dropout, and has none
+    assert len(set(drawn)) == len(drawn) == 2 * 2
 
 
 def test_a_job_over_budget_is_refused_before_a_row_is_read(llama_dir: Path, tmp_path: Path) -> None:
