@@ -61,7 +61,7 @@ def show_result(job: JobSpec, report: dict[str, Any]) -> None:
         "restarts": report["restarts"],
         "tokens/s": "" if report["tokens_per_second"] is None else f"{report['tokens_per_second']:,.0f}",
         "padding": "" if report["padding_share"] is None else f"{report['padding_share']:.1%}",
-        "peak memory a worker": f"{report['peak_memory_bytes'] / 2**30:.2f} GiB",
+        "peak memory a worker": "" if report["peak_memory_bytes"] is None else f"{report['peak_memory_bytes'] / 2**30:.2f} GiB",
         trained: f"{place}/{trained}",
         "report": f"{place}/report.html",
     }

@@ -237,7 +237,8 @@ def _resume(run: Run, run_dir: Path, summary: Summary) -> Progress:
     found = checkpoint.newest(run.checkpoints, run.world, store=run.store)
     if found is None:
         return Progress()
-    run.world.on_main(lambda: _check_same_data(run_dir, summary))
+    events = run_dir / ("private.jsonl" if run.config.privacy else "events.jsonl")
+    run.world.on_main(lambda: _check_same_data(events, summary))
     checkpoint.restore(found, run.engine)
     return found.manifest.progress
 
@@ -289,9 +290,9 @@ def _check_data(config: TrainConfig, summary: Summary, train_data: Prepared) -> 
         raise DataError("nothing to learn: no row has a token after its first", "are the texts empty?")
 
 
-def _check_same_data(run_dir: Path, summary: Summary) -> None:
+def _check_same_data(events: Path, summary: Summary) -> None:
     """The order of examples is a function of the data: a run cannot go on with other rows."""
-    first = next((event for event in read_events(run_dir / "events.jsonl") if event["event"] == "start"), None)
+    first = next((event for event in read_events(events) if event["event"] == "start"), None)
     before = first["data"]["files"] if first else summary.files
     if len(before) != len(summary.files):
         raise DataError(f"the run began with {len(before)} files of data and now has {len(summary.files)}", _OTHER_DATA)
@@ -311,19 +312,16 @@ def _start_facts(run: Run, summary: Summary, shape: Shape, choices: list[Choice]
         "method": method,
         "device": device_name(world),
         "versions": versions(),
-        "data": _data_facts(summary, private=config.privacy is not None),
+        "data": _data_facts(summary),
         "parameters": {"total": shape.parameters + trainable if config.method.type == "lora" else trainable, "trainable": trainable},
         "choices": [choice.as_dict() for choice in choices],
         "flops_formula": flops.FORMULAS[config.method.type],
     }  # fmt: skip
 
 
-def _data_facts(summary: Summary, *, private: bool) -> dict[str, Any]:
-    """Of a private run without how many rows there are and of what kind."""
-    counts = {"train_rows": summary.train_rows, "validation_rows": summary.validation_rows, "truncated": summary.truncated,
-              "bad_rows_skipped": summary.bad}  # fmt: skip
-    files = [file | {"rows": None} if private else file for file in summary.files]
-    return {**(dict.fromkeys(counts) if private else counts), "files": files, "labels": len(summary.labels)}
+def _data_facts(summary: Summary) -> dict[str, Any]:
+    return {"train_rows": summary.train_rows, "validation_rows": summary.validation_rows, "truncated": summary.truncated,
+            "bad_rows_skipped": summary.bad, "files": summary.files, "labels": len(summary.labels)}  # fmt: skip
 
 
 def _flops_per_token(config: TrainConfig, shape: Shape, engine: Engine, data: Prepared) -> float:

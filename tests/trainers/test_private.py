@@ -103,7 +103,14 @@ def test_losses_norms_and_batches_stay_in_a_file_of_the_banks_own(finished: Path
         text = shown.read_text()
         assert not any(str(event["loss"]) in text for event in steps)
         assert '"units": ' not in text or shown.name == "report.json"
+    for manifest in finished.glob("checkpoints/*/manifest.json"):
+        assert json.loads(manifest.read_text())["progress"] == {
+            "step": int(manifest.parent.name.removeprefix("step-")), "best_step": None, "best_value": None, "evaluations_without_gain": 0
+        }  # fmt: skip
     assert all(event.keys() == {"time", "event", "step", "epoch", "learning_rate"} for event in helpers.events(finished, "step"))
+    assert "data" not in helpers.events(finished, "start")[0] and "peak_memory_bytes" not in helpers.events(finished, "end")[0]
+    digest = describe_file(finished.parents[1] / "rows.jsonl")["sha256"]
+    assert digest in (finished / "private.jsonl").read_text() and digest not in (finished / "report.html").read_text()
     report = json.loads((finished / "report.json").read_text())
     assert report["train_loss"] == [] and report["privacy"].startswith("Trained with differential privacy: epsilon")
 
