@@ -88,20 +88,25 @@ class SelfTest:
         """Of one start: `coins` were tossed and drew `drawn` units (before truncation); `steps` were taken and `charged` charged."""
         return Verdicts(
             sensitivity=None if self.moved is None else self.moved <= 1 + SENSITIVITY_SLACK,
-            noise_scale=_right_scale(shares, self.plan.noise_scale),
+            noise_scale=_all_of([_right_scale(share, self.plan.noise_scale, SURE / len(shares)) for share in shares]),
             inclusions=_right_number(drawn, coins, self.plan.sampling_rate),
             independence=_independent(shares),
             charges=charged == steps,
         )
 
 
-def _right_scale(shares: list[Share], scale: float) -> bool | None:
-    numbers = sum(share.numbers for share in shares)
-    if not numbers:
+def _right_scale(share: Share, scale: float, significance: float) -> bool | None:
+    """Of each worker for itself: of all together, one that adds too little would pass beside one that adds too much."""
+    if not share.numbers:
         return None
-    squares = sum(share.squares for share in shares) / scale**2
-    chi_square = stats.chi2(numbers)
-    return bool(2 * min(chi_square.cdf(squares), chi_square.sf(squares)) > SURE)
+    squares, chi_square = share.squares / scale**2, stats.chi2(share.numbers)
+    return bool(2 * min(chi_square.cdf(squares), chi_square.sf(squares)) > significance)
+
+
+def _all_of(verdicts: list[bool | None]) -> bool | None:
+    """Of those that had something to look at."""
+    looked = [verdict for verdict in verdicts if verdict is not None]
+    return all(looked) if looked else None
 
 
 def _right_number(drawn: int, coins: int, rate: float) -> bool | None:

@@ -52,6 +52,14 @@ def test_each_fault_is_found_by_its_own_test(fault: dict[str, float], found: str
     assert _run(**fault).failed == [found]  # type: ignore[arg-type]
 
 
+def test_a_worker_with_too_little_noise_is_found_beside_one_with_too_much() -> None:
+    shares = [Share(scale**2 * PLAN.noise_scale**2 * 10**6, 10**6, np.empty(0, np.float32), "") for scale in (0.97, 1.03)]
+
+    verdicts = [SelfTest(PLAN).judge(seen, coins=0, drawn=0, steps=0, charged=0).noise_scale for seen in (shares, shares[:1], [])]
+
+    assert verdicts == [False, False, None]
+
+
 def test_workers_that_drew_different_units_are_found() -> None:
     shares = [Share(1.0, 1, np.empty(0, np.float32), digest) for digest in "ab"]
 
