@@ -75,11 +75,11 @@ def _claim(job: JobSpec) -> dict[str, str]:
     """What a private run can state."""
     if job.privacy is None:
         return {}
-    from privacy.statement import FILE
+    from privacy.statement import FILE, bound
 
     path = job.run_dir / FILE
     claim, mechanism = (json.loads(path.read_text())[name] for name in ("claim", "mechanism"))
-    promised = f"epsilon {claim['epsilon']:.2f} at delta {claim['delta']:.0e}, {mechanism['steps_charged']} steps charged"
+    promised = f"{bound(claim)}, {mechanism['steps_charged']} steps charged"
     return {"privacy": promised, "statement": str(path), "losses": f"{job.run_dir}/private.jsonl, for the bank alone"}
 
 

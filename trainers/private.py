@@ -30,7 +30,7 @@ from privacy.statement import FILE, paragraph
 from privacy.stream import Stream, fresh_key
 from trainers import promise as promises
 from trainers.checkpoint import Progress
-from trainers.config import TrainConfig, UnitColumn
+from trainers.config import UnitColumn
 from trainers.engine import Engine
 from trainers.errors import RunBusyError
 from trainers.loop import Run, Step, fit
@@ -74,7 +74,7 @@ def fit_private(run: Run, base: Any, promise: Promise, run_dir: Path, progress: 
     assert privacy is not None
     most = privacy.unit.max_records if isinstance(privacy.unit, UnitColumn) else None
     with contextlib.ExitStack() as stack:
-        reservation = _enter_on_main(stack, run.world, promise, run.config)
+        reservation = _enter_on_main(stack, run, promise, progress.step)
         if reservation is not None:
             charged_before = reservation.held.charged
         units = Units.of(run.train, max_records=most)
@@ -89,10 +89,10 @@ def fit_private(run: Run, base: Any, promise: Promise, run_dir: Path, progress: 
         run.log.emit("statement", step=progress.step, claim=paragraph(json.loads((run_dir / FILE).read_text())))
 
 
-def _enter_on_main(stack: contextlib.ExitStack, world: World, promise: Promise, config: TrainConfig) -> Reservation | None:
+def _enter_on_main(stack: contextlib.ExitStack, run: Run, promise: Promise, steps: int) -> Reservation | None:
     """The open reservation on rank 0, None elsewhere; a ledger that cannot be opened is everyone's error."""
     opened: list[Reservation] = []
-    world.on_main(lambda: opened.append(stack.enter_context(promises.held(promise, config))))
+    run.world.on_main(lambda: opened.append(stack.enter_context(promises.held(promise, run.config, steps=steps))))
     return opened[0] if opened else None
 
 

@@ -112,14 +112,21 @@ def plant_canaries(config: TrainConfig, run_dir: Path, labels: Sequence[str]) ->
 
 
 @contextlib.contextmanager
-def held(promise: Promise, config: TrainConfig) -> Iterator[Reservation]:
-    """The promise's reservation, in its ledger. Raises LedgerError where it is another ledger than the promise was made in."""
+def held(promise: Promise, config: TrainConfig, *, steps: int) -> Iterator[Reservation]:
+    """The promise's reservation, in its ledger, to go on with after so many `steps`.
+
+    Raises LedgerError where it is another ledger than the promise was made in, PromiseBroken where not all of the steps were charged to it.
+    """
     assert config.privacy is not None
     with Ledger.open(config.privacy.ledger) as ledger:
         if ledger.id != promise.ledger:
             raise LedgerError(f"{config.privacy.ledger} is another ledger than the one this run has its budget from",
                               "put the first one back; steps that were charged there cannot be charged here")  # fmt: skip
-        yield ledger.reservation(promise.reservation)
+        reservation = ledger.reservation(promise.reservation)
+        if (charged := reservation.held.charged) < steps:
+            raise PromiseBroken(f"the run's checkpoint has {steps} steps, of which {charged} were charged to its reservation",
+                                f"{_PROMISE} is not the one it began with: put that back, or start a run of another name")  # fmt: skip
+        yield reservation
 
 
 def close(promise: Promise, config: TrainConfig, run_dir: Path, *, steps: int, secret: bool, verdicts: Verdicts) -> None:

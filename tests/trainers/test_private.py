@@ -26,6 +26,7 @@ from tests import helpers
 from tests.trainers import plain
 from tests.trainers.jobs import write_labelled_rows
 from trainers import private, worker
+from trainers import promise as promises
 from trainers.config import read_config
 from trainers.data.prepare import describe_file
 from trainers.loop import Run
@@ -385,6 +386,20 @@ def test_a_run_that_goes_on_keeps_to_what_it_has_its_budget_for(finished: Path, 
 
     with pytest.raises(LedgerError, match="others than this run has its budget for"):
         make_promise(config, tmp_path)
+
+
+def test_steps_charged_to_another_reservation_are_not_gone_on_with(finished: Path, tmp_path: Path) -> None:
+    config = read_config(finished / "config.json")
+
+    promise = make_promise(config, tmp_path)  # as where the run's checkpoints were copied here without its privacy.json
+
+    with promises.held(promise, config, steps=0):
+        pass
+    with (
+        pytest.raises(PromiseBroken, match="the run's checkpoint has 4 steps, of which 0 were charged"),
+        promises.held(promise, config, steps=4),
+    ):
+        pass
 
 
 def test_errors_of_the_ledger_have_their_exit_codes() -> None:
