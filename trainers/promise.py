@@ -72,6 +72,13 @@ def make_promise(config: TrainConfig, run_dir: Path) -> Promise:
     return promise
 
 
+def check_files(promise: Promise, config: TrainConfig, digests: Sequence[str]) -> None:
+    """Raises LedgerError where the files that were read, known by SHA-256, are not the population's: they changed after the promise."""
+    assert config.privacy is not None
+    with Ledger.open(config.privacy.ledger) as ledger:
+        _still_holds(promise, config.privacy, ledger.population_of(digests))
+
+
 def _still_holds(promise: Promise, privacy: PrivacyConfig, population: str) -> Promise:
     """Raises LedgerError where a run that goes on would do something else than it has its budget for, PromiseBroken where it has failed."""
     if promise.broken:

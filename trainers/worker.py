@@ -116,6 +116,9 @@ def _train(
     config, chosen_here = decide(config, shape, world)
     promise = world.on_main(lambda: promises.make_promise(config, run_dir)) if config.privacy else None
     summary, *data = _prepare_data(config, tokenizer, run_dir, world)
+    if promise is not None:
+        read = [file["sha256"] for file in summary.files[: len(config.data.train)]]
+        world.on_main(lambda: promises.check_files(promise, config, read))
     planting = world.on_main(lambda: promises.plant_canaries(config, run_dir, summary.labels))
     if planting is not None:
         assert isinstance(config.data.max_length, int)

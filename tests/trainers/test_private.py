@@ -388,6 +388,15 @@ def test_a_run_that_goes_on_keeps_to_what_it_has_its_budget_for(finished: Path, 
         make_promise(config, tmp_path)
 
 
+def test_rows_that_changed_after_the_promise_are_refused(finished: Path) -> None:
+    config = read_config(finished / "config.json")
+    promise = make_promise(config, finished)
+
+    promises.check_files(promise, config, [describe_file(config.data.train[0])["sha256"]])
+    with pytest.raises(LedgerError, match="attached to no population"):
+        promises.check_files(promise, config, ["0" * 64])
+
+
 def test_steps_charged_to_another_reservation_are_not_gone_on_with(finished: Path, tmp_path: Path) -> None:
     config = read_config(finished / "config.json")
 
