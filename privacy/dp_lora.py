@@ -60,7 +60,7 @@ class UnitGradients:
         self._units = 0
         self._by_token: list[tuple[int, int, int, float]] = []
         self._by_row: list[tuple[int, int, int, float]] = []
-        self._rows = 0
+        self._rows = self._width = 0
 
     def begin(self, units: int) -> None:
         """Zero rows for so many units."""
@@ -71,7 +71,7 @@ class UnitGradients:
 
     def expect(self, segments: Sequence[Segment], rows: int, width: int) -> None:
         """What the next pass, over a batch of rows x width tokens, consists of. Tokens in no segment count for nobody."""
-        self._rows = rows
+        self._rows, self._width = rows, width
         self._by_token = [(s.unit, s.row * width + s.start, s.row * width + s.end, s.weight) for s in segments]
         self._by_row = [(s.unit, s.row, s.row + 1, s.weight) for s in segments]
 
@@ -89,7 +89,13 @@ class UnitGradients:
             self._buffer[unit, start : start + shape.numel()].add_(values[first:last].sum(0), alpha=weight)
 
     def _segments(self, count: int) -> list[tuple[int, int, int, float]]:
-        return self._by_row if count == self._rows else self._by_token
+        """Raises PlanError for a layer that was given some of the tokens, as a head or an expert is: whose they are cannot be told."""
+        if count == self._rows:
+            return self._by_row
+        if count == self._rows * self._width:
+            return self._by_token
+        raise PlanError(f"a trained layer was given {count} of the {self._rows} x {self._width} tokens of a batch: whose is unknown",
+                        "leave layers that see some of the tokens only (the head, experts) out of method.targets")  # fmt: skip
 
     def clip_into(self, total: torch.Tensor, clip_norm: float) -> None:
         """Add to `total` (numbers,) each unit's gradient, scaled to a norm of at most `clip_norm`."""
@@ -106,7 +112,7 @@ class UnitGradients:
         """
         rows = self._buffer[: self._units]
         whole = self.size // _BLOCK * _BLOCK
-        blocks = torch.linalg.vector_norm(rows[:, :whole].unflatten(1, (whole // _BLOCK, _BLOCK)), dim=2)
+        blocks = torch.linalg.vector_norm(rows[:, :whole].view(len(rows), whole // _BLOCK, _BLOCK), dim=2)
         found: torch.Tensor = torch.linalg.vector_norm(torch.cat([blocks, rows[:, whole:]], dim=1).double(), dim=1).float()
         return found
 

@@ -134,7 +134,7 @@ def bound(claim: Mapping[str, Any]) -> str:
 
 
 def _rounded_up(value: float, digits: int) -> float:
-    return math.ceil(value * 10**digits) / 10**digits
+    return math.ceil(value * 10.0**digits) / 10.0**digits
 
 
 def code_digest() -> str:

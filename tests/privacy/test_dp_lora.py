@@ -201,6 +201,14 @@ def test_no_units_leave_the_sum_as_it_was() -> None:
     assert torch.equal(total, torch.ones(2))
 
 
+def test_a_layer_that_sees_a_part_of_the_tokens_is_refused() -> None:
+    units = _plain_units([[0.3, 0.4], [3.0, 4.0]])
+    units.expect([Segment(0, 0, 0, 3, 1.0), Segment(1, 1, 0, 3, 1.0)], 2, 3)
+
+    with pytest.raises(PlanError, match="given 4 of the 2 x 3 tokens"):
+        units.add_products("p", torch.ones(4, 2), torch.ones(4, 1))
+
+
 def _plain_units(rows: list[list[float]]) -> UnitGradients:
     """Units with these gradients of a parameter of two numbers."""
     units = UnitGradients({"p": torch.Size([2])}, torch.device("cpu"))
