@@ -13,13 +13,24 @@ PLAN = PrivacyPlan(units=1000, expected_batch=50, steps=40, spare_steps=0, clip_
 NUMBERS = 2000
 
 
-def _run(*, scale: float = 1.0, rate: float = 1.0, alike: bool = False, charged: int = 40, moved: float = 0.9, ranks: int = 2) -> Verdicts:
+def _run(
+    *,
+    scale: float = 1.0,
+    rate: float = 1.0,
+    alike: bool = False,
+    reused: bool = False,
+    charged: int = 40,
+    moved: float = 0.9,
+    ranks: int = 2,
+) -> Verdicts:
     """Forty steps on two workers, each with noise for a stretch of its own; the arguments are faults."""
     tests = [SelfTest(PLAN) for _ in range(ranks)]
     samplers = [UnitSampler(PLAN.units, PLAN.sampling_rate * rate, PLAN.cap, Stream(seed=1)) for _ in range(ranks)]
     noises = [GaussianNoise(PLAN.noise_scale * scale, Stream(seed=10 if alike else 10 + rank)) for rank in range(ranks)]
     generator = np.random.default_rng(0)
     for _ in range(PLAN.steps):
+        if reused:
+            noises = [GaussianNoise(PLAN.noise_scale, Stream(seed=10 + rank)) for rank in range(ranks)]
         for test, sampler, noise in zip(tests, samplers, noises, strict=True):
             before = generator.normal(0, 3, NUMBERS).astype(np.float32)
             test.saw_noise(before, before + noise.draw(NUMBERS))
@@ -43,6 +54,7 @@ def test_a_right_run_passes_all() -> None:
         ({"rate": 0.8}, "inclusions"),
         ({"rate": 1.2}, "inclusions"),
         ({"alike": True}, "independence"),
+        ({"reused": True}, "independence"),
         ({"charged": 39}, "charges"),
         ({"charged": 41}, "charges"),
         ({"moved": 1.001}, "sensitivity"),
