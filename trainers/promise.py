@@ -122,7 +122,8 @@ def plant_canaries(config: TrainConfig, run_dir: Path, labels: Sequence[str]) ->
 def held(promise: Promise, config: TrainConfig, *, steps: int) -> Iterator[Reservation]:
     """The promise's reservation, in its ledger, to go on with after so many `steps`.
 
-    Raises LedgerError where it is another ledger than the promise was made in, PromiseBroken where not all of the steps were charged to it.
+    Raises LedgerError where it is another ledger than the promise was made in, PromiseBroken where not all of the steps were charged to it
+    or what it reserves is not what the promise plans.
     """
     assert config.privacy is not None
     with Ledger.open(config.privacy.ledger) as ledger:
@@ -130,6 +131,8 @@ def held(promise: Promise, config: TrainConfig, *, steps: int) -> Iterator[Reser
             raise LedgerError(f"{config.privacy.ledger} is another ledger than the one this run has its budget from",
                               "put the first one back; steps that were charged there cannot be charged here")  # fmt: skip
         reservation = ledger.reservation(promise.reservation)
+        if reservation.held.event != promise.plan.event:
+            raise PromiseBroken(f"{_PROMISE} plans other steps than the ledger has reserved for it", "put it back as it was")
         if (charged := reservation.held.charged) < steps:
             raise PromiseBroken(f"the run's checkpoint has {steps} steps, of which {charged} were charged to its reservation",
                                 f"{_PROMISE} is not the one it began with: put that back, or start a run of another name")  # fmt: skip

@@ -6,6 +6,7 @@ import shutil
 import stat
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -395,6 +396,15 @@ def test_rows_that_changed_after_the_promise_are_refused(finished: Path) -> None
     promises.check_files(promise, config, [describe_file(config.data.train[0])["sha256"]])
     with pytest.raises(LedgerError, match="attached to no population"):
         promises.check_files(promise, config, ["0" * 64])
+
+
+def test_a_promise_with_less_noise_than_the_ledger_reckons_with_is_refused(finished: Path) -> None:
+    config = read_config(finished / "config.json")
+    promise = make_promise(config, finished)
+    changed = replace(promise, plan=replace(promise.plan, noise_multiplier=0.5))
+
+    with pytest.raises(PromiseBroken, match="other steps than the ledger has reserved"), promises.held(changed, config, steps=0):
+        pass
 
 
 def test_steps_charged_to_another_reservation_are_not_gone_on_with(finished: Path, tmp_path: Path) -> None:
