@@ -61,7 +61,7 @@ def show_result(job: JobSpec, report: dict[str, Any]) -> None:
         "restarts": report["restarts"],
         "tokens/s": "" if report["tokens_per_second"] is None else f"{report['tokens_per_second']:,.0f}",
         "padding": "" if report["padding_share"] is None else f"{report['padding_share']:.1%}",
-        "peak memory a worker": f"{report['peak_memory_bytes'] / 2**30:.2f} GiB",
+        "peak memory a worker": "" if report["peak_memory_bytes"] is None else f"{report['peak_memory_bytes'] / 2**30:.2f} GiB",
         trained: f"{place}/{trained}",
         "report": f"{place}/report.html",
     }
@@ -75,11 +75,11 @@ def _claim(job: JobSpec) -> dict[str, str]:
     """What a private run can state."""
     if job.privacy is None:
         return {}
-    from privacy.statement import FILE
+    from privacy.statement import FILE, bound
 
     path = job.run_dir / FILE
     claim, mechanism = (json.loads(path.read_text())[name] for name in ("claim", "mechanism"))
-    promised = f"epsilon {claim['epsilon']:.2f} at delta {claim['delta']:.0e}, {mechanism['steps_charged']} steps charged"
+    promised = f"{bound(claim)}, {mechanism['steps_charged']} steps charged"
     return {"privacy": promised, "statement": str(path), "losses": f"{job.run_dir}/private.jsonl, for the bank alone"}
 
 

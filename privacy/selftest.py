@@ -32,7 +32,7 @@ class Verdicts:
     inclusions: bool | None
     """As many units were drawn as a binomial distribution allows (two-sided)"""
     independence: bool | None
-    """No two workers added like noise, and all drew the same units"""
+    """No two workers added like noise and none did in two steps running, and all drew the same units"""
     charges: bool | None
     """Every step taken was charged to the ledger, and none else"""
 
@@ -56,6 +56,8 @@ class Share:
     """The first of it"""
     drawn: str
     """Digest of all draws"""
+    echo: float = 0.0
+    """Of the noise of each step in the next: their products' sum, in its standard deviations were they independent; 0 for too few"""
 
 
 class SelfTest:
@@ -67,6 +69,8 @@ class SelfTest:
         """How far the sum moved without a unit, over the clipping norm; set by who replays a step"""
         self._squares, self._numbers = 0.0, 0
         self._noise: list[npt.NDArray[np.float32]] = []
+        self._last = np.empty(0)
+        self._products, self._multiplied = 0.0, 0
         self._drawn = hashlib.sha256()
 
     def saw_noise(self, before: npt.NDArray[np.float32], after: npt.NDArray[np.float32]) -> None:
@@ -76,32 +80,42 @@ class SelfTest:
         self._numbers += len(added)
         if sum(map(len, self._noise)) < _KEPT:
             self._noise.append(added[:_KEPT].astype(np.float32))
+        if len(self._last):
+            self._products += float(self._last @ added[:_KEPT])
+            self._multiplied += len(self._last)
+        self._last = added[:_KEPT].copy()
 
     def saw_draw(self, units: npt.NDArray[np.int64]) -> None:
         self._drawn.update(len(units).to_bytes(8, "big") + units.tobytes())
 
     def share(self) -> Share:
         noise = np.concatenate(self._noise)[:_KEPT] if self._noise else np.empty(0, np.float32)
-        return Share(self._squares, self._numbers, noise, self._drawn.hexdigest())
+        echo = self._products / (self.plan.noise_scale**2 * math.sqrt(self._multiplied)) if self._multiplied >= _KEPT else 0.0
+        return Share(self._squares, self._numbers, noise, self._drawn.hexdigest(), echo)
 
     def judge(self, shares: list[Share], *, coins: int, drawn: int, steps: int, charged: int) -> Verdicts:
         """Of one start: `coins` were tossed and drew `drawn` units (before truncation); `steps` were taken and `charged` charged."""
         return Verdicts(
             sensitivity=None if self.moved is None else self.moved <= 1 + SENSITIVITY_SLACK,
-            noise_scale=_right_scale(shares, self.plan.noise_scale),
+            noise_scale=_all_of([_right_scale(share, self.plan.noise_scale, SURE / len(shares)) for share in shares]),
             inclusions=_right_number(drawn, coins, self.plan.sampling_rate),
             independence=_independent(shares),
             charges=charged == steps,
         )
 
 
-def _right_scale(shares: list[Share], scale: float) -> bool | None:
-    numbers = sum(share.numbers for share in shares)
-    if not numbers:
+def _right_scale(share: Share, scale: float, significance: float) -> bool | None:
+    """Of each worker for itself: of all together, one that adds too little would pass beside one that adds too much."""
+    if not share.numbers:
         return None
-    squares = sum(share.squares for share in shares) / scale**2
-    chi_square = stats.chi2(numbers)
-    return bool(2 * min(chi_square.cdf(squares), chi_square.sf(squares)) > SURE)
+    squares, chi_square = share.squares / scale**2, stats.chi2(share.numbers)
+    return bool(2 * min(chi_square.cdf(squares), chi_square.sf(squares)) > significance)
+
+
+def _all_of(verdicts: list[bool | None]) -> bool | None:
+    """Of those that had something to look at."""
+    looked = [verdict for verdict in verdicts if verdict is not None]
+    return all(looked) if looked else None
 
 
 def _right_number(drawn: int, coins: int, rate: float) -> bool | None:
@@ -113,7 +127,7 @@ def _right_number(drawn: int, coins: int, rate: float) -> bool | None:
 
 def _independent(shares: list[Share]) -> bool | None:
     """Correlations of noise between workers are of the order of 1 / sqrt(n)."""
-    if len({share.drawn for share in shares}) > 1:
+    if len({share.drawn for share in shares}) > 1 or any(abs(share.echo) > 7 for share in shares):
         return False
     length = min((len(share.noise) for share in shares), default=0)
     if len(shares) < 2 or length < 100:

@@ -6,6 +6,7 @@ have one.
 """
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -64,7 +65,7 @@ def make_statement(plan: PrivacyPlan, run: Run, charged: Event, verdicts: Verdic
         "private": run.secret,
         "run": run.name,
         "claim": {
-            "epsilon": round(check.pld, 4),
+            "epsilon": _rounded_up(check.pld, 4),
             "delta": plan.delta,
             "unit": run.unit,
             "most_records_of_a_unit": run.max_records,
@@ -100,8 +101,8 @@ def make_statement(plan: PrivacyPlan, run: Run, charged: Event, verdicts: Verdic
         "history": {
             "ledger": ledger,
             "population_granted": {"epsilon": status.grant.epsilon, "delta": status.grant.delta},
-            "population_charged_epsilon": round(status.epsilon_charged, 4),
-            "population_proven_epsilon": round(status.filter.proven, 4),
+            "population_charged_epsilon": _rounded_up(status.epsilon_charged, 4),
+            "population_proven_epsilon": _rounded_up(status.filter.proven, 4),
             "reservations": len(status.reservations),
         },
         "public_inputs": {"base_model": run.base_model, "units": plan.units},
@@ -117,14 +118,24 @@ def paragraph(statement: Mapping[str, Any]) -> str:
     claim, mechanism, history = statement["claim"], statement["mechanism"], statement["history"]
     if not statement["private"]:
         return "**Not private**: samples and noise came from a seed, as in a test."
+    together = history["population_granted"] | {"epsilon": history["population_proven_epsilon"]}
     unit = "every record" if claim["unit"] == "record" else f"everyone told apart by `{claim['unit']}`"
     return (
-        f"Trained with differential privacy: epsilon {claim['epsilon']:.2f} at delta {claim['delta']:.1e} for {unit}, where neighbouring "
+        f"Trained with differential privacy: {bound(claim)} for {unit}, where neighbouring "
         f"sets differ by {claim['neighbouring']}. DP-SGD over {mechanism['steps_charged']} charged steps with clipping norm "
         f"{mechanism['clip_norm']:g}, noise multiplier {mechanism['noise_multiplier']:g} and sampling rate "
-        f"{mechanism['sampling_rate']:.4g} of {claim['units_declared']:,} units (truncated Poisson). All runs on this population so far: "
-        f"epsilon {history['population_charged_epsilon']:.2f} by the same accountant. Not covered: {'; '.join(statement['not_covered'])}."
+        f"{mechanism['sampling_rate']:.4g} of {claim['units_declared']:,} units (truncated Poisson). All runs on this population so far, "
+        f"each chosen in sight of those before: {bound(together)}. Not covered: {'; '.join(statement['not_covered'])}."
     )
+
+
+def bound(claim: Mapping[str, Any]) -> str:
+    """Epsilon and delta in words, never less than they are."""
+    return f"epsilon {_rounded_up(claim['epsilon'], 2):.2f} at delta {claim['delta']:g}"
+
+
+def _rounded_up(value: float, digits: int) -> float:
+    return math.ceil(value * 10.0**digits) / 10.0**digits
 
 
 def code_digest() -> str:

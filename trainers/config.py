@@ -334,6 +334,9 @@ class TrainConfig(Part):
             f"privacy: data.group_by: {self.data.group_by} is not the unit's column: rows of a unit would stand on both sides": (
                 column is not None and self.data.group_by != column
             ),
+            "privacy: model.quantization: int8 rounds every row of a batch by the outliers of any: use nf4, which rounds weights alone": (
+                self.model.quantization == "int8"
+            ),
             "privacy: train.compile is not tried with gradients unit by unit: leave it out": self.train.compile,
         } | (self._refused_in_private_full(column) if self.private_full else {})
 

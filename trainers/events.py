@@ -27,16 +27,17 @@ class Listener(Protocol):
 
 
 PUBLIC: dict[str, tuple[str, ...] | None] = {
-    "start": None,
+    "start": ("step", "steps", "workers", "zero_stage", "method", "device", "versions", "parameters", "choices", "flops_formula"),
     "step": ("step", "epoch", "learning_rate"),
     "checkpoint": ("step", "bytes"),
     "warning": None,
     "failure": None,
     "statement": None,
-    "end": ("step", "status", "peak_memory_bytes", "output"),
+    "end": ("step", "status", "output"),
 }
 """What of a private run's events others than the bank's own engineer may see, all of an event where there is None: no loss, no norm, no
-size of a batch nor the seconds it took, and no evaluation. The noise covers none of these."""
+size of a batch nor the seconds and the memory it took, no evaluation, and of the files neither size nor hash, by which a guess at all rows
+can be checked. The noise covers none of these."""
 
 
 class EventLog:

@@ -262,9 +262,14 @@ def _slices(count: int, size: int) -> Iterable[np.ndarray]:
 
 
 def _evaluate_and_judge(run: Run, progress: Progress) -> bool:
-    """Evaluate, keep the score of the best, warn of over-fitting; whether this is the best so far."""
+    """Evaluate, keep the score of the best, warn of over-fitting; whether this is the best so far.
+
+    Of a private run nothing is kept: a checkpoint would show the score, and which ones are left the best step.
+    """
     metrics = evaluate(run, run.validation)
     run.log.emit("eval", step=progress.step, metrics={name: round(value, 6) for name, value in metrics.items() if isinstance(value, float)})
+    if run.config.privacy is not None:
+        return False
     criterion = run.config.checkpoint.best_by or "eval_loss"
     value = metrics[criterion] if criterion == "eval_loss" else -metrics[criterion]
     better = math.isfinite(value) and (progress.best_value is None or value < progress.best_value)
@@ -272,7 +277,7 @@ def _evaluate_and_judge(run: Run, progress: Progress) -> bool:
         progress.best_step, progress.best_value, progress.evaluations_without_gain = progress.step, value, 0
     else:
         progress.evaluations_without_gain += 1
-        if progress.evaluations_without_gain == _DIVERGED and run.config.privacy is None:
+        if progress.evaluations_without_gain == _DIVERGED:
             run.log.emit("warning", step=progress.step, message=f"over-fitting: {criterion} has not improved for {_DIVERGED} evaluations "
                          f"since step {progress.best_step}; train.early_stopping would stop here")  # fmt: skip
     return better and run.config.checkpoint.best_by is not None

@@ -32,10 +32,10 @@ from privacy.stream import Stream, fresh_key
 from trainers import promise as promises
 from trainers.by_unit import gradients_by_unit
 from trainers.checkpoint import Progress
-from trainers.config import TrainConfig, UnitColumn
+from trainers.config import UnitColumn
 from trainers.engine import Engine
 from trainers.errors import RunBusyError
-from trainers.loop import Run, Step, draw_seed, fit
+from trainers.loop import Run, Step, fit
 from trainers.private_work import PrivatePass, PrivateWork, Units, private_work, without_unit
 from trainers.promise import Promise
 from trainers.world import World
@@ -49,6 +49,8 @@ class Private:
     units: Units
     sampler: UnitSampler
     noise: GaussianNoise
+    dropout: Stream
+    """Its seeds. Which numbers it drops of a unit depends on who else is drawn: known to others, it would move the sum beyond the norm."""
     gradients: Gradients
     whole: dict[str, torch.Tensor]
     """The trained parameters as the passes compute with them, whole on every worker"""
@@ -66,7 +68,7 @@ def fit_private(run: Run, base: Any, promise: Promise, run_dir: Path, progress: 
     assert privacy is not None
     most = privacy.unit.max_records if isinstance(privacy.unit, UnitColumn) else None
     with contextlib.ExitStack() as stack:
-        reservation = _enter_on_main(stack, run.world, promise, run.config)
+        reservation = _enter_on_main(stack, run, promise, progress.step)
         if reservation is not None:
             charged_before = reservation.held.charged
         units = Units.of(run.train, max_records=most)
@@ -81,10 +83,10 @@ def fit_private(run: Run, base: Any, promise: Promise, run_dir: Path, progress: 
         run.log.emit("statement", step=progress.step, claim=paragraph(json.loads((run_dir / FILE).read_text())))
 
 
-def _enter_on_main(stack: contextlib.ExitStack, world: World, promise: Promise, config: TrainConfig) -> Reservation | None:
+def _enter_on_main(stack: contextlib.ExitStack, run: Run, promise: Promise, steps: int) -> Reservation | None:
     """The open reservation on rank 0, None elsewhere; a ledger that cannot be opened is everyone's error."""
     opened: list[Reservation] = []
-    world.on_main(lambda: opened.append(stack.enter_context(promises.held(promise, config))))
+    run.world.on_main(lambda: opened.append(stack.enter_context(promises.held(promise, run.config, steps=steps))))
     return opened[0] if opened else None
 
 
@@ -101,12 +103,13 @@ def begin(
     whole = engine.whole()
     gradients = _gradients(engine, base, whole, world.device)
     key = world.on_main(fresh_key) if seed is None else seed.to_bytes(32, "big")
-    noise = Stream() if seed is None else Stream(seed=seed + 1 + world.rank)
+    noise, dropout = (Stream() if seed is None else Stream(seed=seed + 1 + world.size * turn + world.rank) for turn in range(2))
     return Private(
         plan=plan,
         units=units,
         sampler=UnitSampler(len(units), plan.sampling_rate, plan.cap, Stream(key)),
         noise=GaussianNoise(plan.noise_scale, noise),
+        dropout=dropout,
         gradients=gradients,
         whole=whole,
         reservation=reservation,
@@ -140,7 +143,7 @@ def private_step(run: Run, private: Private, step: int, work: PrivateWork) -> St
     run.world.on_main(partial(_charge, private.reservation))
     stretch = _stretch(private.gradients.size, run.world)
     noise = private.pool.submit(private.noise.draw, len(stretch))
-    total, loss = clipped_sum(run, private, work, draw_seed(run, step))
+    total, loss = clipped_sum(run, private, work, int(private.dropout.integers(1)[0]))
     if private.test.moved is None and len(work.drawn):
         private.test.moved = _replay(run, private, work)
     loss, lost, asked = run.world.sum(loss, float(run.lease.lost), float(run.notice.is_due))

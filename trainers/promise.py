@@ -72,6 +72,13 @@ def make_promise(config: TrainConfig, run_dir: Path) -> Promise:
     return promise
 
 
+def check_files(promise: Promise, config: TrainConfig, digests: Sequence[str]) -> None:
+    """Raises LedgerError where the files that were read, known by SHA-256, are not the population's: they changed after the promise."""
+    assert config.privacy is not None
+    with Ledger.open(config.privacy.ledger) as ledger:
+        _still_holds(promise, config.privacy, ledger.population_of(digests))
+
+
 def _still_holds(promise: Promise, privacy: PrivacyConfig, population: str) -> Promise:
     """Raises LedgerError where a run that goes on would do something else than it has its budget for, PromiseBroken where it has failed."""
     if promise.broken:
@@ -112,14 +119,24 @@ def plant_canaries(config: TrainConfig, run_dir: Path, labels: Sequence[str]) ->
 
 
 @contextlib.contextmanager
-def held(promise: Promise, config: TrainConfig) -> Iterator[Reservation]:
-    """The promise's reservation, in its ledger. Raises LedgerError where it is another ledger than the promise was made in."""
+def held(promise: Promise, config: TrainConfig, *, steps: int) -> Iterator[Reservation]:
+    """The promise's reservation, in its ledger, to go on with after so many `steps`.
+
+    Raises LedgerError where it is another ledger than the promise was made in, PromiseBroken where not all of the steps were charged to it
+    or what it reserves is not what the promise plans.
+    """
     assert config.privacy is not None
     with Ledger.open(config.privacy.ledger) as ledger:
         if ledger.id != promise.ledger:
             raise LedgerError(f"{config.privacy.ledger} is another ledger than the one this run has its budget from",
                               "put the first one back; steps that were charged there cannot be charged here")  # fmt: skip
-        yield ledger.reservation(promise.reservation)
+        reservation = ledger.reservation(promise.reservation)
+        if reservation.held.event != promise.plan.event:
+            raise PromiseBroken(f"{_PROMISE} plans other steps than the ledger has reserved for it", "put it back as it was")
+        if (charged := reservation.held.charged) < steps:
+            raise PromiseBroken(f"the run's checkpoint has {steps} steps, of which {charged} were charged to its reservation",
+                                f"{_PROMISE} is not the one it began with: put that back, or start a run of another name")  # fmt: skip
+        yield reservation
 
 
 def close(promise: Promise, config: TrainConfig, run_dir: Path, *, steps: int, secret: bool, verdicts: Verdicts) -> None:

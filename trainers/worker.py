@@ -119,6 +119,9 @@ def _train(
     config, chosen_here = decide(config, shape, world)
     promise = world.on_main(lambda: promises.make_promise(config, run_dir)) if config.privacy else None
     summary, *data = _prepare_data(config, tokenizer, run_dir, world)
+    if promise is not None:
+        read = [file["sha256"] for file in summary.files[: len(config.data.train)]]
+        world.on_main(lambda: promises.check_files(promise, config, read))
     planting = world.on_main(lambda: promises.plant_canaries(config, run_dir, summary.labels))
     if planting is not None:
         assert isinstance(config.data.max_length, int)
@@ -236,7 +239,8 @@ def _resume(run: Run, run_dir: Path, summary: Summary) -> Progress:
     found = checkpoint.newest(run.checkpoints, run.world, store=run.store)
     if found is None:
         return Progress()
-    run.world.on_main(lambda: _check_same_data(run_dir, summary))
+    events = run_dir / ("private.jsonl" if run.config.privacy else "events.jsonl")
+    run.world.on_main(lambda: _check_same_data(events, summary))
     checkpoint.restore(found, run.engine)
     return found.manifest.progress
 
@@ -290,9 +294,9 @@ def _check_data(config: TrainConfig, summary: Summary, train_data: Prepared) -> 
         raise DataError("nothing to learn: no row has a token after its first", "are the texts empty?")
 
 
-def _check_same_data(run_dir: Path, summary: Summary) -> None:
+def _check_same_data(events: Path, summary: Summary) -> None:
     """The order of examples is a function of the data: a run cannot go on with other rows."""
-    first = next((event for event in read_events(run_dir / "events.jsonl") if event["event"] == "start"), None)
+    first = next((event for event in read_events(events) if event["event"] == "start"), None)
     before = first["data"]["files"] if first else summary.files
     if len(before) != len(summary.files):
         raise DataError(f"the run began with {len(before)} files of data and now has {len(summary.files)}", _OTHER_DATA)
@@ -313,7 +317,7 @@ def _start_facts(run: Run, summary: Summary, shape: Shape, choices: list[Choice]
         "method": method,
         "device": device_name(world),
         "versions": versions(),
-        "data": _data_facts(summary, private=config.privacy is not None),
+        "data": _data_facts(summary),
         "parameters": {"total": total, "trainable": trainable},
         "choices": [choice.as_dict() for choice in choices],
         "flops_formula": flops.FORMULAS[config.method.type],
@@ -324,12 +328,9 @@ def _count(parameters: Iterable[torch.nn.Parameter]) -> int:
     return sum(getattr(p, "ds_numel", p.numel()) for p in parameters)
 
 
-def _data_facts(summary: Summary, *, private: bool) -> dict[str, Any]:
-    """Of a private run without how many rows there are and of what kind."""
-    counts = {"train_rows": summary.train_rows, "validation_rows": summary.validation_rows, "truncated": summary.truncated,
-              "bad_rows_skipped": summary.bad}  # fmt: skip
-    files = [file | {"rows": None} if private else file for file in summary.files]
-    return {**(dict.fromkeys(counts) if private else counts), "files": files, "labels": len(summary.labels)}
+def _data_facts(summary: Summary) -> dict[str, Any]:
+    return {"train_rows": summary.train_rows, "validation_rows": summary.validation_rows, "truncated": summary.truncated,
+            "bad_rows_skipped": summary.bad, "files": summary.files, "labels": len(summary.labels)}  # fmt: skip
 
 
 def _flops_per_token(config: TrainConfig, shape: Shape, engine: Engine, data: Prepared) -> float:

@@ -142,12 +142,33 @@ def test_a_unit_whose_norm_is_not_finite_adds_nothing(bad: float) -> None:
     assert torch.allclose(total, torch.tensor([0.3, 0.4]))
 
 
+def test_a_gradient_of_millions_of_equal_numbers_is_clipped_to_the_norm() -> None:
+    size = 4_000_003
+    units = UnitGradients({"p": torch.Size([size])}, torch.device("cpu"))
+    units.begin(1)
+    units.expect([Segment(0, 0, 0, 1, 1.0)], 1, 1)
+    units.add_sums("p", torch.full((1, size), 0.01))
+    total = torch.zeros(size)
+
+    units.clip_into(total, 1.0)
+
+    assert float(total.double().norm()) == pytest.approx(1.0, rel=1e-6)
+
+
 def test_no_units_leave_the_sum_as_it_was() -> None:
     units, total = _plain_units([]), torch.ones(2)
 
     units.clip_into(total, 1.0)
 
     assert torch.equal(total, torch.ones(2))
+
+
+def test_a_layer_that_sees_a_part_of_the_tokens_is_refused() -> None:
+    units = _plain_units([[0.3, 0.4], [3.0, 4.0]])
+    units.expect([Segment(0, 0, 0, 3, 1.0), Segment(1, 1, 0, 3, 1.0)], 2, 3)
+
+    with pytest.raises(PlanError, match="given 4 of the 2 x 3 tokens"):
+        units.add_products("p", torch.ones(4, 2), torch.ones(4, 1))
 
 
 def _plain_units(rows: list[list[float]]) -> UnitGradients:

@@ -185,6 +185,25 @@ def test_what_cannot_go_together_is_refused(blocks: dict[str, Any], message: str
     assert _mistake(**blocks).startswith(message)
 
 
+PRIVACY = {"epsilon": 2, "delta": 1e-5, "clip_norm": 1, "unit": "record", "units": 100, "ledger": "ledger.db"}
+
+
+@pytest.mark.parametrize(
+    ("blocks", "message"),
+    [
+        ({"method": "full"}, "privacy needs method: lora"),
+        ({"model": {"path": "m", "quantization": "int8"}}, "privacy: model.quantization: int8 rounds every row of a batch by the outliers"),
+        ({"train": {"max_grad_norm": 1}}, "privacy: train.max_grad_norm clips a batch as a whole"),
+        ({"train": {"early_stopping": 1}}, "privacy: train.early_stopping: evaluations on private rows"),
+        ({"train": {"global_batch_size": 101}}, "privacy: train.global_batch_size: 101 is more than privacy.units"),
+        ({"train": {"compile": True}}, "privacy: train.compile is not tried"),
+        ({"checkpoint": {"best_by": "eval_loss"}}, "privacy: checkpoint.best_by: evaluations on private rows"),
+    ],
+)
+def test_what_a_private_run_cannot_promise_is_refused(blocks: dict[str, Any], message: str) -> None:
+    assert _mistake(privacy=PRIVACY, **blocks).startswith(message)
+
+
 def test_two_combinations_refused_are_both_named() -> None:
     message = _mistake(train={"epochs": 1, "max_steps": 5}, checkpoint={"best_by": "macro_f1"})
     assert "exclude each other" in message and "macro_f1 needs task: classify" in message

@@ -7,6 +7,7 @@ import shutil
 import stat
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,13 +33,16 @@ from tests import helpers
 from tests.trainers import plain
 from tests.trainers.jobs import write_labelled_rows
 from trainers import private, worker
+from trainers import promise as promises
 from trainers.config import ModelConfig, read_config
 from trainers.data.prepare import describe_file
 from trainers.defaults import Hardware, Shape, resolve
 from trainers.errors import ConfigError
 from trainers.footprint import measure
+from trainers.loop import Run
 from trainers.memory import memory_of_job
 from trainers.model import freeze_tables, shape_of
+from trainers.private_work import PrivateWork
 from trainers.promise import make_promise
 from trainers.world import World
 
@@ -114,7 +118,14 @@ def test_losses_norms_and_batches_stay_in_a_file_of_the_banks_own(finished: Path
         text = shown.read_text()
         assert not any(str(event["loss"]) in text for event in steps)
         assert '"units": ' not in text or shown.name == "report.json"
+    for manifest in finished.glob("checkpoints/*/manifest.json"):
+        assert json.loads(manifest.read_text())["progress"] == {
+            "step": int(manifest.parent.name.removeprefix("step-")), "best_step": None, "best_value": None, "evaluations_without_gain": 0
+        }  # fmt: skip
     assert all(event.keys() == {"time", "event", "step", "epoch", "learning_rate"} for event in helpers.events(finished, "step"))
+    assert "data" not in helpers.events(finished, "start")[0] and "peak_memory_bytes" not in helpers.events(finished, "end")[0]
+    digest = describe_file(finished.parents[1] / "rows.jsonl")["sha256"]
+    assert digest in (finished / "private.jsonl").read_text() and digest not in (finished / "report.html").read_text()
     report = json.loads((finished / "report.json").read_text())
     assert report["train_loss"] == [] and report["privacy"].startswith("Trained with differential privacy: epsilon")
 
@@ -435,6 +446,25 @@ def test_what_is_not_said_is_chosen_for_whole_layers(tmp_path: Path) -> None:
     assert (config.model.dtype, config.zero.stage) == ("float32", 2)
 
 
+def test_what_dropout_draws_in_a_private_run_follows_from_nothing_public(
+    llama_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, seeds = _make_rows(tmp_path), []
+    ledger, whole = _make_ledger(tmp_path, rows), private.clipped_sum
+
+    def listen(run: Run, state: private.Private, work: PrivateWork, seed: int) -> tuple[torch.Tensor, float]:
+        seeds.append(seed)
+        return whole(run, state, work, seed)
+
+    monkeypatch.setattr(private, "clipped_sum", listen)
+    method = {"lora": {"rank": 4, "dropout": 0.1}}
+    for name in ("once", "again"):
+        worker.train(_make_run(tmp_path / name, llama_dir, rows, ledger, method=method, train={"max_steps": 2}), run_id="test")
+
+    drawn = [seed for seed in seeds if seed]  # a replay is without dropout, and has none
+    assert len(set(drawn)) == len(drawn) == 2 * 2
+
+
 def test_a_job_over_budget_is_refused_before_a_row_is_read(llama_dir: Path, tmp_path: Path) -> None:
     rows = _make_rows(tmp_path)
     run_dir = _make_run(tmp_path / "run", llama_dir, rows, _make_ledger(tmp_path, rows, budget=0.5))
@@ -520,6 +550,38 @@ def test_a_run_that_goes_on_keeps_to_what_it_has_its_budget_for(finished: Path, 
 
     with pytest.raises(LedgerError, match="others than this run has its budget for"):
         make_promise(config, tmp_path)
+
+
+def test_rows_that_changed_after_the_promise_are_refused(finished: Path) -> None:
+    config = read_config(finished / "config.json")
+    promise = make_promise(config, finished)
+
+    promises.check_files(promise, config, [describe_file(config.data.train[0])["sha256"]])
+    with pytest.raises(LedgerError, match="attached to no population"):
+        promises.check_files(promise, config, ["0" * 64])
+
+
+def test_a_promise_with_less_noise_than_the_ledger_reckons_with_is_refused(finished: Path) -> None:
+    config = read_config(finished / "config.json")
+    promise = make_promise(config, finished)
+    changed = replace(promise, plan=replace(promise.plan, noise_multiplier=0.5))
+
+    with pytest.raises(PromiseBroken, match="other steps than the ledger has reserved"), promises.held(changed, config, steps=0):
+        pass
+
+
+def test_steps_charged_to_another_reservation_are_not_gone_on_with(finished: Path, tmp_path: Path) -> None:
+    config = read_config(finished / "config.json")
+
+    promise = make_promise(config, tmp_path)  # as where the run's checkpoints were copied here without its privacy.json
+
+    with promises.held(promise, config, steps=0):
+        pass
+    with (
+        pytest.raises(PromiseBroken, match="the run's checkpoint has 4 steps, of which 0 were charged"),
+        promises.held(promise, config, steps=4),
+    ):
+        pass
 
 
 def test_errors_of_the_ledger_have_their_exit_codes() -> None:

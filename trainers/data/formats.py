@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -180,11 +181,14 @@ def _read_dataset(path: Path) -> Iterator[Row]:
     from datasets import ClassLabel, DatasetDict, load_from_disk
 
     try:
-        dataset = load_from_disk(str(path))
+        dataset = load_from_disk(str(path), keep_in_memory=False)
     except (FileNotFoundError, ValueError) as error:
         raise DataError(f"{path}: not a dataset saved by datasets.save_to_disk", "name the file inside it instead") from error
     if isinstance(dataset, DatasetDict):
         raise DataError(f"{path}: has several splits ({', '.join(dataset)})", f"name one of them: {path / next(iter(dataset))}")
+    inside = set(path.rglob("*"))
+    if outside := [file["filename"] for file in dataset.cache_files if Path(file["filename"]) not in inside]:
+        raise DataError(f"{path}: its rows are in {outside[0]}, outside of it", "its hash says nothing of them: save the dataset anew")
     classes = {column: feature.names for column, feature in dataset.features.items() if isinstance(feature, ClassLabel)}
     for number, row in enumerate(dataset, 1):
         named = {column: names[row[column]] for column, names in classes.items() if row[column] is not None}
@@ -312,9 +316,16 @@ def in_validation(key: str, fraction: float) -> bool:
 
 def split_key(values: Mapping[str, Any], content: Content, group_by: str | None) -> str:
     """What the split hashes: the group's name, or the row's content, so that equal rows stay on one side. Raises BadRow."""
-    if group_by is None:
-        return repr(content)
-    if values.get(group_by) in (None, ""):
+    return repr(content) if group_by is None else group_name(values, group_by)
+
+
+def group_name(values: Mapping[str, Any], group_by: str) -> str:
+    """Whose row it is, alike in every kind of file: 7, "7", "7 " and 7.0 (numbers of a column with gaps) are one. Raises BadRow."""
+    value = values.get(group_by)
+    if isinstance(value, float):
+        value = None if math.isnan(value) else int(value) if value.is_integer() else value
+    name = "" if value is None else str(value).strip()
+    if not name:
         near = difflib.get_close_matches(group_by, values.keys() - {group_by}, n=1)
         raise BadRow(f"missing field: {group_by!r}, which data.group_by names" + (f" (did you mean {near[0]!r}?)" if near else ""))
-    return str(values[group_by])
+    return name

@@ -15,11 +15,11 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from trainers.config import DataConfig, Task
-from trainers.data.formats import BadRow, Content, Row, in_validation, read_rows, recognise, split_key, to_content
+from trainers.data.formats import BadRow, Content, Row, group_name, in_validation, read_rows, recognise, split_key, to_content
 from trainers.data.masking import PLAIN_TEMPLATE, Encoded, encode
 from trainers.errors import DataError
 
-_FORMAT_VERSION = 2
+_FORMAT_VERSION = 3
 _ROWS_TOGETHER = 256
 _BAD_ROWS_SHOWN = 20
 
@@ -97,7 +97,7 @@ def prepare(
 ) -> Summary:
     """Write the examples of all files to `folder` (readable by its owner only), unless what is there is up to date.
 
-    Raises DataError naming file and line of bad rows (`data.on_bad_row: error`), or when there is nothing to train on.
+    Raises DataError naming file and line of bad rows (`data.on_bad_row: error`), when there is nothing to train on or a file changed.
     """
     summary = Summary(files=[describe_file(path) for path in [*data.train, *data.validation]])
     key = _key(data, task, tokenizer, max_length, summary.files)
@@ -110,6 +110,7 @@ def prepare(
     examples = _examples(data, task, tokenizer, summary, max_length=max_length, progress=progress)
     _write(examples, folder / "examples.arrow")
     _refuse(data, summary)
+    _refuse_changed(summary)
     temporary = manifest.with_suffix(".tmp")
     temporary.write_text(json.dumps({"key": key, "summary": asdict(summary)}))
     temporary.chmod(0o600)
@@ -139,12 +140,15 @@ def load(folder: Path) -> tuple[Prepared, Prepared]:
 
 
 def describe_file(path: Path) -> dict[str, Any]:
-    """Path, SHA-256 and size of a file; of a directory, over its files in order. Raises DataError when it cannot be read."""
+    """Path, SHA-256 and size of a file; of a directory, over its files and their names in order. Raises DataError where it cannot be."""
     digest, size = hashlib.sha256(), 0
     try:
         for part in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if not part.is_dir():
-                size += part.stat().st_size
+                bytes_of_part = part.stat().st_size
+                size += bytes_of_part
+                if part != path:
+                    digest.update(f"{part.relative_to(path).as_posix()}\0{bytes_of_part}\0".encode(errors="surrogateescape"))
                 with part.open("rb") as stream:
                     while block := stream.read(1 << 20):
                         digest.update(block)
@@ -260,7 +264,7 @@ def _examples(
 def _unit(data: DataConfig, outcome: Outcome) -> bytes:
     """Of `group_by`'s value where there is one, else the row's own; a digest, as there may be millions."""
     values = outcome.row.values or {}
-    own = f"{outcome.file}:{outcome.row.line}" if data.group_by is None else str(values.get(data.group_by))
+    own = f"{outcome.file}:{outcome.row.line}" if data.group_by is None else group_name(values, data.group_by)
     return hashlib.sha256(own.encode()).digest()
 
 
@@ -299,6 +303,13 @@ def _refuse(data: DataConfig, summary: Summary) -> None:
         raise DataError(f"{count}:{listed}", _bad_row_hint(summary))
     if not summary.train_rows:
         raise DataError("no row to train on", f"{summary.bad} bad rows were skipped" if summary.bad else "the files are empty")
+
+
+def _refuse_changed(summary: Summary) -> None:
+    """The hash speaks of what was read only where it is the same afterwards."""
+    for file in summary.files:
+        if describe_file(Path(file["path"]))["sha256"] != file["sha256"]:
+            raise DataError(f"{file['path']} changed while it was read", "train again when nothing writes to it any more")
 
 
 def _bad_row_hint(summary: Summary) -> str:

@@ -156,6 +156,21 @@ def test_conversations_survive_parquet_and_dataset_directories(tmp_path: Path) -
     assert _read(tmp_path / "rows") == [Chat(TURNS), Chat(TURNS * 2)]
 
 
+def test_a_dataset_directory_whose_rows_lie_elsewhere_is_refused(tmp_path: Path) -> None:
+    """Its hash would stay as it is, whatever the rows."""
+    Dataset.from_list([{"text": "a"}]).save_to_disk(tmp_path / "rows")
+    (tmp_path / "elsewhere").mkdir()
+    (arrow,) = (tmp_path / "rows").glob("*.arrow")
+    arrow.rename(tmp_path / "elsewhere" / arrow.name)
+    (tmp_path / "rows" / "linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    state = tmp_path / "rows" / "state.json"
+
+    for place in ("../elsewhere", "linked"):
+        state.write_text(json.dumps(json.loads(state.read_text()) | {"_data_files": [{"filename": f"{place}/{arrow.name}"}]}))
+        with pytest.raises(DataError, match="outside of it"):
+            list(read_rows(tmp_path / "rows"))
+
+
 def test_class_numbers_of_a_dataset_directory_become_the_names_it_gives_them(tmp_path: Path) -> None:
     features = Features({"text": Value("string"), "label": ClassLabel(names=["card", "loan"])})
     Dataset.from_list([{"text": "a", "label": 1}, {"text": "b", "label": None}], features=features).save_to_disk(tmp_path / "rows")

@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow
+import pyarrow.parquet
 import pytest
 
 from tests.helpers import write_jsonl
 from trainers.config import DataConfig, Task
 from trainers.data.formats import Labelled, Text
 from trainers.data.masking import encode
-from trainers.data.prepare import Prepared, load, prepare
+from trainers.data.prepare import Prepared, describe_file, load, prepare
 from trainers.errors import DataError
 
 
@@ -211,6 +211,41 @@ def test_a_customer_is_on_one_side_of_the_split(tokenizer: Any, tmp_path: Path) 
     assert train | validation == set(range(40))
     assert not train & validation
     assert 4 <= len(validation) <= 20
+
+
+def test_a_customer_is_one_unit_however_a_file_types_the_name(tokenizer: Any, tmp_path: Path) -> None:
+    rows = [{"text": f"card {customer!r}", "customer": customer} for customer in (7, "7", "7 ", "8")]
+    first = write_jsonl(tmp_path / "rows.jsonl", rows)
+    table = pyarrow.Table.from_pylist([{"text": "loan", "customer": value} for value in (7.0, float("nan"))])
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    files = [first, tmp_path / "rows.parquet"]
+    data = DataConfig(train=files, validation_fraction=0, group_by="customer", on_bad_row="skip")
+
+    summary = prepare(data, "pretrain", tokenizer, tmp_path / "data", max_length=64)
+
+    assert load(tmp_path / "data")[0].units.tolist() == [0, 0, 0, 1, 0]
+    assert summary.bad == 1  # one whose customer is not a number is nobody's
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(tokenizer: Any, tmp_path: Path) -> None:
+    path = _make_documents(tmp_path, count=300)
+
+    def append(rows: int) -> None:
+        with path.open("a") as file:
+            file.write('{"text": "a customer nobody declared"}\n')
+
+    with pytest.raises(DataError, match="changed while it was read"):
+        prepare(_make_config(path), "pretrain", tokenizer, tmp_path / "data", max_length=64, progress=append)
+
+
+def test_the_hash_of_a_directory_covers_the_names_of_its_files(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).write_text(name)
+    before = describe_file(tmp_path)
+
+    (tmp_path / "second").rename(tmp_path / "third")
+
+    assert describe_file(tmp_path)["bytes"] == before["bytes"] and describe_file(tmp_path)["sha256"] != before["sha256"]
 
 
 def test_a_row_without_a_customer_is_a_bad_row_and_a_mistyped_column_comes_with_the_nearest(tokenizer: Any, tmp_path: Path) -> None:
