@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from privacy.dp_lora import UnitGradients
 from trainers.by_unit import gradients_by_unit, to_float32
 from trainers.config import TrainConfig
 from trainers.lora import fuse_updates
@@ -129,13 +130,14 @@ class Cut:
         self.base_parameters = sum(p.numel() for p in self.base.parameters())
         with torch.device("meta"):  # where PEFT leaves adapters in float32, as it does beside quantised weights
             self.module = add_adapters(self.base, config.method, config.task, quantized=True)
+        self.units: UnitGradients | None = None
         if config.private_full:
             freeze_tables(self.base)
         elif config.privacy is not None:
             to_float32(self.module)
             trained = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
             whole = {name: p.detach() for name, p in trained.items()}
-            gradients_by_unit(self.module, self.base, trained, whole, torch.device("meta"))
+            self.units = gradients_by_unit(self.module, self.base, trained, whole, torch.device("meta"))
         elif config.zero.stage != 3 and not config.train.compile:
             fuse_updates(self.module)
         self.module.train()
@@ -151,6 +153,8 @@ class Cut:
 
     def run(self, *, rows: int, row: int, dense: bool, plain: bool) -> tuple[int, int]:
         """Bytes kept by the forward pass of the body, and what the height of its backward pass adds to them."""
+        if self.units is not None:
+            self.units.expect((), rows, row)
         body = getattr(self.base, self.base.base_model_prefix)
         ids = torch.zeros(rows, row, dtype=torch.long, device="meta")
         mask = torch.ones(rows, 1, row, row, dtype=torch.bool, device="meta") if dense else None

@@ -40,6 +40,9 @@ from trainers.private_work import PrivatePass, PrivateWork, Units, private_work,
 from trainers.promise import Promise
 from trainers.world import World
 
+_REPLAYED = 1e-3
+"""Of the clipping norm, when a step is replayed: all but the shortest gradients are clipped, and one clipped too little or twice shows"""
+
 
 @dataclass
 class Private:
@@ -170,13 +173,13 @@ def private_step(run: Run, private: Private, step: int, work: PrivateWork) -> St
     return Step(tokens=0, ask=asked > 0)
 
 
-def clipped_sum(run: Run, private: Private, work: PrivateWork, seed: int) -> tuple[torch.Tensor, float]:
-    """This worker's share of the sum of clipped gradients (numbers,), and of the loss."""
+def clipped_sum(run: Run, private: Private, work: PrivateWork, seed: int, *, shrink: float = 1.0) -> tuple[torch.Tensor, float]:
+    """This worker's share of the sum of gradients clipped to `shrink` times the norm (numbers,), and of the loss."""
     torch.manual_seed(seed)
     total, loss = torch.zeros(private.gradients.size, device=run.world.device), 0.0
     for group in work.groups:
         passes = (_pass(run, part) for part in group.passes)
-        loss += private.gradients.add_clipped(total, private.plan.clip_norm, len(group.units), passes)
+        loss += private.gradients.add_clipped(total, shrink * private.plan.clip_norm, len(group.units), passes)
     return total, loss
 
 
@@ -204,16 +207,16 @@ def _stretch(size: int, world: World) -> range:
 
 
 def _replay(run: Run, private: Private, work: PrivateWork) -> float:
-    """The step's sum with one unit's rows exchanged for nothing, and how far it moved, over the clipping norm. All ranks call it.
+    """The step's sum with one unit's rows exchanged for nothing, and how far it moved, over the norm it is clipped to. All ranks call it.
 
     The shapes stay, so that what other units contribute is computed by the same operations: what else moves, leaked.
     """
     without = int(work.drawn[0])
     run.engine.train(False)  # dropout would draw otherwise for a changed pass
-    both = [clipped_sum(run, private, each, 0)[0] for each in (work, without_unit(work, without))]
+    both = [clipped_sum(run, private, each, 0, shrink=_REPLAYED)[0] for each in (work, without_unit(work, without))]
     run.engine.train()
     moved = sum(float(part.double().square().sum()) for _, part in private.gradients.split(both[0].sub_(both[1])))
-    return math.sqrt(run.world.sum(moved)[0]) / private.plan.clip_norm
+    return math.sqrt(run.world.sum(moved)[0]) / (_REPLAYED * private.plan.clip_norm)
 
 
 def verdicts(run: Run, private: Private, charged: int) -> Verdicts:

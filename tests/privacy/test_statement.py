@@ -11,7 +11,7 @@ from privacy.plan import PrivacyPlan
 from privacy.selftest import Verdicts
 from privacy.statement import Run, bound, make_statement, paragraph
 
-RUN = Run("run", "customer", 2, steps_taken=20, secret=True, canaries=0, trained=("LoRA adapters",), base_model="base")
+RUN = Run("run", "customer", 2, steps_taken=20, secret=True, canaries=0, trained=("LoRA adapters",), released="adapter", base_model="base")
 
 
 def _make_plan(noise: float) -> PrivacyPlan:

@@ -349,11 +349,9 @@ def _private_steps(run_dir: Path) -> list[dict[str, Any]]:
     return [event for line in lines if line.endswith("}") and (event := json.loads(line))["event"] == "step"]
 
 
-def _forget_to_clip(monkeypatch: pytest.MonkeyPatch) -> None:
-    def add_all(units: UnitGradients, total: torch.Tensor, clip_norm: float) -> None:
-        total += units._buffer[: units._units].sum(0)
-
-    monkeypatch.setattr(UnitGradients, "clip_into", add_all)
+def _clip_a_little_too_far_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = UnitGradients.clip_into
+    monkeypatch.setattr(UnitGradients, "clip_into", lambda units, total, clip_norm: whole(units, total, 1.05 * clip_norm))
 
 
 def _find_norms_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,7 +376,7 @@ def _charge_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("fault", "found", "blocks"),
     [
-        (_forget_to_clip, "sensitivity", {}),
+        (_clip_a_little_too_far_out, "sensitivity", {}),
         (_find_norms_too_small, "sensitivity", {"method": "full", "privacy": {"unit": "record"}}),
         (_draw_too_little_noise, "noise_scale", {}),
         (_take_everybody, "inclusions", {}),
@@ -394,7 +392,7 @@ def test_a_faulty_mechanism_ends_without_a_statement(
     blocks: dict[str, Any],
 ) -> None:
     rows = _make_rows(tmp_path, each=1)
-    privacy = {"clip_norm": 1e-3} | blocks.get("privacy", {})  # all gradients are longer
+    privacy = {"clip_norm": 10.0} | blocks.get("privacy", {})  # no gradient is as long: tests have to bite nevertheless
     run_dir = _make_run(tmp_path / "run", llama_dir, rows, _make_ledger(tmp_path, rows), **blocks | {"privacy": privacy})
     fault(monkeypatch)
 
@@ -452,9 +450,9 @@ def test_what_dropout_draws_in_a_private_run_follows_from_nothing_public(
     rows, seeds = _make_rows(tmp_path), []
     ledger, whole = _make_ledger(tmp_path, rows), private.clipped_sum
 
-    def listen(run: Run, state: private.Private, work: PrivateWork, seed: int) -> tuple[torch.Tensor, float]:
+    def listen(run: Run, state: private.Private, work: PrivateWork, seed: int, **how: Any) -> tuple[torch.Tensor, float]:
         seeds.append(seed)
-        return whole(run, state, work, seed)
+        return whole(run, state, work, seed, **how)
 
     monkeypatch.setattr(private, "clipped_sum", listen)
     method = {"lora": {"rank": 4, "dropout": 0.1}}
