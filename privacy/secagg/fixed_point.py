@@ -1,8 +1,8 @@
 """Real vectors as integers modulo 2^k, so that masks hide them perfectly and their sum is exact; k bits of each on the wire.
 
 A coordinate is cut to +-clip, multiplied by 2^f and rounded at random to one of the two integers beside it, such that its expected value
-stays (stochastic rounding; Suresh et al. 2017, arXiv 1611.00429, section 2). The sum of n vectors is then off by rounding with mean 0 and
-a standard deviation of at most sqrt(n) / 2 units of 2^-f. Cutting and rounding come after the noise a bank adds: what that promises on
+stays (stochastic rounding; Suresh et al. 2017, arXiv 1611.00429, section 2). Rounding puts the sum of n vectors off by 0 on average, with a
+standard deviation of at most sqrt(n) / 2 units of 2^-f. Cutting and rounding come after the noise a bank adds: what that promises on
 its own stays true (post-processing); only accuracy is lost.
 
 Weights come before: a bank of weight w encodes w times its update, and w itself as one more coordinate.
@@ -31,13 +31,13 @@ Reals = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 class FixedPoint:
     """An encoding of vectors whose sum cannot wrap around; PlanError where that cannot be proven.
 
-    A cut coordinate times 2^f lies within +-C, C = clip * 2^f. Rounding moves it by less than a unit and never past an integer, so it lies
-    within +-ceil(C) when encoded, and a sum of at most `parties` of them within +-parties * ceil(C). Its residue modulo 2^k tells it from
-    the others there if all lie in [-2^(k-1), 2^(k-1)). The condition is therefore
+    A cut coordinate times 2^f lies within +-C, C = clip * 2^f. Rounding moves it by less than a unit and never past an integer, so what is
+    encoded lies within +-ceil(C), and the sum of at most `parties` of those within +-parties * ceil(C). Modulo 2^k no two integers from
+    -2^(k-1) to 2^(k-1) - 1 are the same. The condition is therefore
 
         parties * ceil(clip * 2^fraction_bits) < 2^(modulus_bits - 1)
 
-    and cannot be weakened: when all encode a coordinate that is rounded up to ceil(C), the sum reaches the bound.
+    and cannot be weakened: a coordinate that is clip in all vectors, and is rounded up in all, reaches the bound.
     """
 
     parties: int
@@ -75,7 +75,7 @@ class FixedPoint:
 
     @property
     def most_fraction_bits(self) -> int:
-        """With which no sum can wrap, the rest being as it is; -64 always do."""
+        """The most with which no sum can wrap, everything else as it is. There always are some: -64 make C at most 1."""
         return max(bits for bits in range(-_LIMIT, _FINEST + 1) if self._reached(bits) < 2 ** (self.modulus_bits - 1))
 
     def encode(self, values: Reals, stream: Stream, out: npt.NDArray[np.uint32] | None = None) -> npt.NDArray[np.uint32]:
@@ -117,9 +117,9 @@ def fit(parties: int, clip: float, modulus_bits: int, noise_tail: float = 0.0) -
 
 
 def gaussian_tail(sigma: float, draws: int, probability: float) -> float:
-    """What none of `draws` normal deviates of standard deviation sigma exceeds in size but with at most this probability (union bound).
+    """What no one of `draws` normal deviates of standard deviation sigma exceeds in size, but with at most this probability (union bound).
 
-    draws = parties * coordinates * rounds is then a bound for the whole run. One that does exceed it is cut, which is no fault of privacy.
+    With draws = parties * coordinates * rounds it holds for a whole run. What does exceed it is cut, which costs accuracy, not privacy.
     """
     if not (sigma >= 0 and draws >= 1 and 0 < probability < 1):
         raise PlanError(
@@ -139,15 +139,13 @@ def pack(vector: npt.NDArray[np.uint32], bits: int) -> npt.NDArray[np.uint8]:
     packed = np.empty(_packed_size(len(vector), bits), np.uint8)
     for start in range(0, len(vector), _CHUNK):
         part = vector[start : start + _CHUNK]
-        groups = np.zeros((-(-len(part) // _GROUP), _GROUP), np.uint32)
-        groups.reshape(-1)[: len(part)] = part
-        groups &= _lowest(bits)
+        groups = np.pad(part, (0, -len(part) % _GROUP)).reshape(-1, _GROUP) & _lowest(bits)
         words = np.zeros((len(groups), bits), "<u4")
         for column, word, shift in _places(bits):
             words[:, word] |= groups[:, column] << shift
             if shift + bits > 32:
                 words[:, word + 1] |= groups[:, column] >> (32 - shift)
-        stretch = packed[start * bits // 8 :][: words.nbytes]
+        stretch = packed[start * bits // 8 : (start + _CHUNK) * bits // 8]
         stretch[:] = words.reshape(-1).view(np.uint8)[: len(stretch)]
     return packed
 
@@ -160,17 +158,15 @@ def unpack(packed: npt.NDArray[np.uint8], count: int, bits: int) -> npt.NDArray[
         return packed.view("<u4")
     vector = np.empty(count, np.uint32)
     for start in range(0, count, _CHUNK):
-        part = vector[start : start + _CHUNK]
-        words = np.zeros((-(-len(part) // _GROUP), bits), "<u4")
-        stretch = packed[start * bits // 8 :][: words.nbytes]
-        words.reshape(-1).view(np.uint8)[: len(stretch)] = stretch
+        stretch = packed[start * bits // 8 : (start + _CHUNK) * bits // 8]
+        words = np.pad(stretch, (0, -len(stretch) % (4 * bits))).view("<u4").reshape(-1, bits)
         groups = np.empty((len(words), _GROUP), np.uint32)
         for column, word, shift in _places(bits):
             groups[:, column] = words[:, word] >> shift
             if shift + bits > 32:
                 groups[:, column] |= words[:, word + 1] << (32 - shift)
-        groups &= _lowest(bits)
-        part[:] = groups.reshape(-1)[: len(part)]
+        part = vector[start : start + _CHUNK]
+        part[:] = groups.reshape(-1)[: len(part)] & _lowest(bits)
     return vector
 
 

@@ -99,5 +99,5 @@ def test_two_seeds_on_the_same_vector_share_nothing() -> None:
 
 
 def test_a_seed_is_derived_as_the_standard_says() -> None:
-    """RFC 5869 has no vector of 32 bytes without salt; this is its test case 3 (empty salt and info), whose 42 bytes begin with ours."""
+    """RFC 5869, test case 3 (no salt, no info): the first 32 of its 42 bytes."""
     assert derive_seed(b"\x0b" * 22, b"").hex() == "8da4e775a563c18f715f802a063c5a31b8a11f5c5ee1879ec3454e5f3c738d2d"
