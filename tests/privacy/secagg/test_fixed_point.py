@@ -1,16 +1,18 @@
 """The encoding: unbiased, never wraps within its bound and does beyond it, and k bits of each on the wire."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from privacy.errors import PlanError
 from privacy.noise import GaussianNoise
 from privacy.secagg.fixed_point import FixedPoint, fit, gaussian_tail, pack, unpack
+from privacy.secagg.masks import add_masks
 from privacy.stream import Stream
 
 SURE = 1e-6
@@ -35,6 +37,7 @@ def _unchecked(parties: int, clip: float, fraction_bits: int, modulus_bits: int)
     return encoding
 
 
+@settings(deadline=None)
 @given(
     parties=st.integers(1, 100),
     clip=st.floats(2.0**-64, 2.0**64),
@@ -85,6 +88,16 @@ def test_a_refusal_names_the_least_modulus_that_would_do() -> None:
             FixedPoint(*parameters)
 
 
+@pytest.mark.parametrize(
+    ("fraction_bits", "hint"), [(30, "at most 14 fraction bits, or 32 modulus bits"), (31, "at most 14 fraction bits")]
+)
+def test_a_refusal_names_no_modulus_above_32_bits(fraction_bits: int, hint: str) -> None:
+    with pytest.raises(PlanError) as refused:
+        FixedPoint(1, 1.0, fraction_bits, 16)
+
+    assert refused.value.hint == hint
+
+
 @pytest.mark.parametrize(("parties", "modulus_bits"), [(0, 32), (-1, 32), (3, 33), (1, 1), (128, 8)])
 def test_parties_or_bits_that_cannot_be_are_refused(parties: int, modulus_bits: int) -> None:
     with pytest.raises(PlanError, match="expected 2 to 32 modulus bits"):
@@ -93,7 +106,7 @@ def test_parties_or_bits_that_cannot_be_are_refused(parties: int, modulus_bits: 
 
 @pytest.mark.parametrize(
     ("clip", "fraction_bits"),
-    [(0.0, 8), (-1.0, 8), (math.nan, 8), (math.inf, 8), (1e30, 8), (1e-30, 8), (1.0, 10**9), (1.0, -(10**9))],
+    [(0.0, 8), (-1.0, 8), (math.nan, 8), (math.inf, 8), (2.0**65, 8), (2.0**-65, 8), (1.0, 10**9), (1.0, -(10**9))],
 )
 def test_a_clip_or_unit_beyond_single_precision_is_refused(clip: float, fraction_bits: int) -> None:
     with pytest.raises(PlanError, match="out of range"):
@@ -172,6 +185,7 @@ def test_a_tail_of_no_noise_is_refused(sigma: float, draws: int, probability: fl
         gaussian_tail(sigma, draws, probability)
 
 
+@settings(deadline=None)
 @given(bits=st.integers(1, 32), count=st.integers(0, 200), seed=st.integers(0, 2**32))
 def test_packing_keeps_the_lowest_bits(bits: int, count: int, seed: int) -> None:
     vector = np.random.default_rng(seed).integers(0, 2**32, count, dtype=np.uint32)
@@ -204,6 +218,19 @@ def test_packing_20_bits_takes_20_of_32_and_32_bits_no_copy() -> None:
 def test_a_packed_vector_of_another_size_is_refused(size: int) -> None:
     with pytest.raises(PlanError, match="take 25 bytes"):
         unpack(np.zeros(size, np.uint8), 10, 20)
+
+
+def test_a_bank_takes_little_memory_beyond_its_vector() -> None:
+    encoding, values, stream = fit(10, 1.0, 32), _make_values(4_000_000), Stream()
+    tracemalloc.start()
+
+    encoded = encoding.encode(values, stream, out=values.view(np.uint32))
+    add_masks(encoded, [(bytes(32), 1), (bytes(32), -1)])
+    pack(encoded, 32)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert peak < values.nbytes / 4
 
 
 def test_sums_modulo_2_to_the_32_are_right_in_their_lowest_bits() -> None:

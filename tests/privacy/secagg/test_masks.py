@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -37,6 +37,7 @@ def test_the_mask_is_the_keystream_of_aes_256_ctr() -> None:
     assert _mask(280_000, key).astype("<u4").tobytes() == blocks.update(counters)
 
 
+@settings(deadline=None)
 @given(cuts=st.lists(st.integers(0, 3000), max_size=5), first=st.integers(0, 2**40))
 def test_stretches_masked_one_by_one_are_the_whole(cuts: list[int], first: int) -> None:
     whole, pieces = _make_vector(3000), _make_vector(3000)
