@@ -3,27 +3,30 @@
     python benchmarks/secagg.py [--json OUT] [--repeats 3] [--cases 10x1000000 10x1000000-2 ...]
     python benchmarks/secagg.py --session 100 --drop 20 --elements 1000000
 
-A case is BANKSxELEMENTS, or BANKSxELEMENTS-VANISHED with so many banks that give out shares and then never send a vector: of all dropouts
-the ones that cost the server most. One bank in ten, at least one, may collude; the threshold is the least that allows. Of 3 banks none can
-then vanish. Results are added to OUT as they come, and one that is there is not measured again. For each case the contenders take turns, in
+A case is BANKSxELEMENTS, or BANKSxELEMENTS-VANISHED with so many banks that give out shares and then never send a vector: the dropouts
+that cost the server most. One bank in ten may collude, and at least one; the threshold is the least that this allows. Of 3 banks none can
+then vanish. Results are added to OUT as they come, and one that is there is not measured again. In each case the contenders take turns, in
 another order every time, each in two fresh processes: one is a single bank, the other everybody else.
 
-A bank's seconds are those it works, from the bytes it is sent to the bytes it answers; its memory is the most that its process ever held
-(getrusage), Python and libraries included, which says little where vectors are small. The bank begins with an update of float32.
-ours        Client and Server, in real sessions through all six exchanges: every bank is one, and the sum is checked. In the time are
-            parsing, encoding, writing to disk with fsync (TMPDIR says where) and decoding of the sum.
-Flower      `secaggplus_mod` and the stages of `SecAggPlusWorkflow` as installed, on its complete graph with our threshold; in the time are
-            the functions alone, no protobuf and no network. Only the bank under measurement runs the mod. The others have keys of their own,
-            but share one secret and send one vector, made before; of equal secrets the server rebuilds one, whose seconds count for each of
-            them (extrapolated). What comes out is no sum, and Flower cannot tell. It sends no sum back either. Up to 10 million elements.
-plain sum   a bank sends its float32 as they are; the server adds them up and sends the sum.
+A bank's seconds are those it works; its memory is the most that its process ever held (getrusage), Python and all libraries of ours
+included, which is more than the vectors where these are small. It begins with an update of float32.
+
+ours        Client and Server, in whole sessions with as many real banks; the sum is checked. In a bank's time are parsing, encoding,
+            writing to disk with fsync (in TMPDIR) and decoding of the sum.
+Flower      `secaggplus_mod` and the stages of `SecAggPlusWorkflow` as installed, on the complete graph with our threshold, up to 10 million
+            elements. In the time are the functions alone, without protobuf, network and disk. Only the bank that is measured runs the mod.
+            The others have keys of their own, but share one secret and one vector, so the result is no sum; of secrets that are alike the
+            server rebuilds one, and its seconds count for each (extrapolated). Flower sends no sum back.
+plain sum   a bank sends its float32 as they are; the server adds up one vector as often as there are banks, and sends the sum.
 
 --session runs all banks of one session in this process, some vanishing in each exchange in turn, and compares the decoded sum with the
 plain sum of the encoded vectors, which has to be the same to the last bit.
+
 Ends with `consortium RATIO`: Flower's seconds of a bank over ours, the median, in the largest case that both ran.
 """
 
 import argparse
+import functools
 import hashlib
 import json
 import os
@@ -37,7 +40,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from importlib.metadata import version
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -46,16 +48,32 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY))  # a checkout that is not installed
+import numpy as np
+import numpy.typing as npt
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout that is not installed
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+
+from privacy.secagg.client import Client
+from privacy.secagg.codec import Buffer
+from privacy.secagg.fixed_point import fit
+from privacy.secagg.identity import Identity, Roster
+from privacy.secagg.messages import Header, Masked, Message, Receipts
+from privacy.secagg.rules import Expected, Policy, encoding, least_threshold
+from privacy.secagg.server import Server
+from privacy.secagg.vault import Vault
+from privacy.stream import Stream
 
 CONTENDERS = ("ours", "Flower", "plain sum")
 MOST_FLOWER = 10**7
 """Elements"""
 PACKAGES = ("numpy", "cryptography", "flwr", "pycryptodome")
+NEVER = Receipts.exchange + 1
+Vector = npt.NDArray[np.float32]
 Ask = Callable[[bytes], bytes]
 """A bank, from what it is sent to what it answers; nothing if it has nothing to say"""
+Pieces = Callable[[bytes], list[Buffer]]
+"""The same, the answer in pieces"""
 
 
 @dataclass(frozen=True)
@@ -75,8 +93,6 @@ class Case:
 
     @property
     def threshold(self) -> int:
-        from privacy.secagg.rules import least_threshold
-
         return least_threshold(self.banks, self.colluders)
 
     def __str__(self) -> str:
@@ -125,27 +141,35 @@ class Clock:
         self.peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
+class Counted:
+    """A bank, and the bytes that came from it and went to it."""
+
+    def __init__(self, ask: Ask) -> None:
+        self.ask, self.sent, self.received = ask, 0, 0
+
+    def __call__(self, data: bytes) -> bytes:
+        answer = self.ask(data)
+        self.sent += len(answer)
+        self.received += len(data)
+        return answer
+
+
 # ours
 
 
-def _identities(banks: int) -> list[Any]:
+@functools.cache
+def _identities(banks: int) -> list[Identity]:
     """The same in every process; a benchmark has no secrets."""
-    from privacy.secagg.identity import Identity
-
     return [Identity(f"bank{number}", hashlib.sha256(bytes([number])).digest()) for number in range(banks)]
 
 
-def _roster(case: Case) -> Any:
-    from privacy.secagg.identity import Roster
-
+@functools.cache
+def _roster(case: Case) -> Roster:
     return Roster(1, case.colluders, tuple((identity.name, identity.public) for identity in _identities(case.banks)))
 
 
-def _header(case: Case) -> Any:
+def _header(case: Case) -> Header:
     """Of a session with 32 bits for a coordinate, under a fresh nonce."""
-    from privacy.secagg.fixed_point import fit
-    from privacy.secagg.messages import Header
-
     return Header(
         *("benchmark", 1, 1, os.urandom(16), bytes(32), bytes(32), case.elements),
         clip=1.0,
@@ -158,44 +182,35 @@ def _header(case: Case) -> Any:
     )
 
 
-def _client(case: Case, number: int, folder: Path, update: Any) -> Any:
-    from privacy.secagg.client import Client
-    from privacy.secagg.rules import Expected, Policy
-    from privacy.secagg.vault import Vault
-
+def _client(case: Case, number: int, folder: Path, update: Vector) -> Client:
     identity = _identities(case.banks)[number]
     expected = Expected("benchmark", 1, bytes(32), bytes(32), case.elements)
     policy = Policy(least_members=case.threshold, most_clip=1.0, most_modulus_bits=32)
     return Client(identity, _roster(case), policy, expected, Vault(folder / identity.name, identity.name), update)
 
 
-def _answer(client: Any, clock: Clock, data: bytes) -> list[Any]:
-    """The pieces of a bank's answer; after the last message it has the sum decoded."""
-    from privacy.secagg.messages import Message, Receipts
-
+def _answer(client: Client, clock: Clock, data: bytes) -> list[Buffer]:
+    """After the last message the bank has the sum decoded, and no answer."""
     with clock.running():
         answers = client.on(Message.from_bytes(data))
-        if client.exchange > Receipts.exchange:
+        if client.exchange == NEVER:
             client.total()
         return answers[0].pieces() if answers else []
 
 
-def _local(client: Any, clock: Clock) -> Ask:
+def _local(client: Client, clock: Clock) -> Ask:
     return lambda data: b"".join(_answer(client, clock, data))
 
 
-def _run(server: Any, banks: Mapping[str, Ask], vanish: Mapping[str, int]) -> float:
-    """A session to its end; the server's seconds. `vanish` has the first exchange to which a bank does not answer any more."""
-    from privacy.secagg.messages import Message
-
+def _run(server: Server, banks: Mapping[str, Ask], until: Mapping[str, int]) -> float:
+    """A session to its end; the server's seconds. `until` is the first exchange in which a bank does not answer any more."""
     clock, letters = Clock(), server.start()
     while letters:
         with clock.running():
             wires = {id(letter.message): letter.message.to_bytes() for letter in letters}
         exchange, following = server.exchange, []
         for bank, message in letters:
-            answer = banks[bank](wires[id(message)]) if vanish.get(bank, 99) > exchange else b""
-            if answer:
+            if until[bank] > exchange and (answer := banks[bank](wires[id(message)])):
                 with clock.running():
                     following = server.on(Message.from_bytes(answer))
         if not following and not server.over:
@@ -207,21 +222,16 @@ def _run(server: Any, banks: Mapping[str, Ask], vanish: Mapping[str, int]) -> fl
     return sum(clock.seconds)
 
 
-def _our_bank(case: Case, folder: Path, update: Any, clock: Clock) -> Callable[[bytes], list[Any]]:
-    return partial(_answer, _client(case, 0, folder, update), clock)
+def _our_bank(case: Case, folder: Path, update: Vector, clock: Clock) -> Pieces:
+    return functools.partial(_answer, _client(case, 0, folder, update), clock)
 
 
-def _our_world(case: Case, folder: Path, update: Any, ask: Ask) -> tuple[float, str]:
-    import numpy as np
-
-    from privacy.secagg.server import Server
-
-    header, roster = _header(case), _roster(case)
-    banks = {roster.names[0]: ask}
-    for number, name in enumerate(roster.names[1:], 1):
-        banks[name] = _local(_client(case, number, folder, update), Clock())
-    server, online = Server(header, roster), case.banks - case.vanished
-    seconds = _run(server, banks, dict.fromkeys(roster.names[online:], 2))
+def _our_world(case: Case, folder: Path, update: Vector, ask: Ask) -> tuple[float, str]:
+    header, names, online = _header(case), _roster(case).names, case.banks - case.vanished
+    banks = {name: _local(_client(case, number, folder, update), Clock()) for number, name in enumerate(names) if number > 0}
+    server = Server(header, _roster(case))
+    until = dict.fromkeys(names, NEVER) | dict.fromkeys(names[online:], Masked.exchange)
+    seconds = _run(server, banks | {names[0]: ask}, until)
     error = np.abs(server.total() - np.float32(online) * update).max()
     assert error <= online * (2.0**-header.fraction_bits + 2.0**-24), f"the sum is off by {error}"
     return seconds, ""
@@ -230,7 +240,7 @@ def _our_world(case: Case, folder: Path, update: Any, ask: Ask) -> tuple[float, 
 # Flower
 
 
-def _flower_bank(case: Case, folder: Path, update: Any, clock: Clock) -> Callable[[bytes], list[bytes]]:
+def _flower_bank(case: Case, folder: Path, update: Vector, clock: Clock) -> Pieces:
     from flwr.app import Context, Message, RecordDict
     from flwr.client.mod import secaggplus_mod
     from flwr.common.serde import message_from_proto, message_to_proto
@@ -239,7 +249,7 @@ def _flower_bank(case: Case, folder: Path, update: Any, clock: Clock) -> Callabl
     context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})
     trained = _trained([update])
 
-    def answer(data: bytes) -> list[bytes]:
+    def answer(data: bytes) -> list[Buffer]:
         message = message_from_proto(Proto.FromString(data))
         with clock.running():
             reply = secaggplus_mod(message, context, lambda message, context: Message(trained, reply_to=message))
@@ -260,7 +270,6 @@ class _FlowerGrid:
     """Stands for Flower's network: passes messages to bank 1, which runs the mod, and answers for all others."""
 
     def __init__(self, case: Case, ask: Ask) -> None:
-        import numpy as np
         from flwr.common import ndarray_to_bytes
         from flwr.common.secure_aggregation.crypto.shamir import create_shares
         from flwr.supercore.primitives.asymmetric import generate_key_pairs, private_key_to_bytes
@@ -341,7 +350,7 @@ class _Rebuild:
         return self.known[key][0]
 
 
-def _flower_world(case: Case, folder: Path, update: Any, ask: Ask) -> tuple[float, str]:
+def _flower_world(case: Case, folder: Path, update: Vector, ask: Ask) -> tuple[float, str]:
     from flwr.app import ArrayRecord, ConfigRecord, RecordDict
     from flwr.common import FitIns, Parameters
     from flwr.server.workflow import SecAggPlusWorkflow
@@ -370,22 +379,15 @@ def _flower_world(case: Case, folder: Path, update: Any, ask: Ask) -> tuple[floa
 # a plain sum
 
 
-def _plain_bank(case: Case, folder: Path, update: Any, clock: Clock) -> Callable[[bytes], list[bytes]]:
-    import numpy as np
-
-    def answer(data: bytes) -> list[bytes]:
+def _plain_bank(case: Case, folder: Path, update: Vector, clock: Clock) -> Pieces:
+    def answer(data: bytes) -> list[Buffer]:
         with clock.running():
-            if data:
-                np.frombuffer(data, np.float32)
-                return []
-            return [update.tobytes()]
+            return [] if data else [update.tobytes()]
 
     return answer
 
 
-def _plain_world(case: Case, folder: Path, update: Any, ask: Ask) -> tuple[float, str]:
-    import numpy as np
-
+def _plain_world(case: Case, folder: Path, update: Vector, ask: Ask) -> tuple[float, str]:
     clock, vector = Clock(), ask(b"")
     with clock.running():
         total = np.zeros(case.elements, np.float32)
@@ -402,41 +404,37 @@ BANKS = dict(zip(CONTENDERS, (_our_bank, _flower_bank, _plain_bank), strict=True
 WORLDS = dict(zip(CONTENDERS, (_our_world, _flower_world, _plain_world), strict=True))
 
 
-def _update(elements: int) -> Any:
-    import numpy as np
-
-    return np.random.default_rng(0).uniform(-1, 1, elements).astype(np.float32)
+def _update(elements: int) -> Vector:
+    update = np.random.default_rng(0).random(elements, np.float32)
+    update -= np.float32(0.5)
+    return update
 
 
 def _serve_bank(contender: str, case: Case, folder: Path, world: Connection) -> None:
-    """The bank's process: messages lie in files, so that passing them on takes no memory."""
+    """The bank's process. Messages lie in files, so that passing them on takes no memory."""
     clock = Clock()
     answer = BANKS[contender](case, folder, _update(case.elements), clock)
     while world.recv():
-        pieces = answer((folder / "to").read_bytes())
-        with (folder / "from").open("wb") as file:
-            file.writelines(pieces)
+        with (folder / "answer").open("wb") as file:
+            file.writelines(answer((folder / "message").read_bytes()))
         world.send(None)
     world.send(clock)
 
 
 def _serve_world(contender: str, case: Case, folder: Path, bank: Connection, parent: Connection) -> None:
     """The process of everybody else; sends the parent what a Result needs."""
-    sizes = {"sent": 0, "received": 0}
 
     def ask(data: bytes) -> bytes:
-        (folder / "to").write_bytes(data)
+        (folder / "message").write_bytes(data)
         bank.send(True)
         bank.recv()
-        answer = (folder / "from").read_bytes()
-        sizes["received"] += len(data)
-        sizes["sent"] += len(answer)
-        return answer
+        return (folder / "answer").read_bytes()
 
-    seconds, note = WORLDS[contender](case, folder, _update(case.elements), ask)
+    counted = Counted(ask)
+    seconds, note = WORLDS[contender](case, folder, _update(case.elements), counted)
     bank.send(False)
     clock = bank.recv()
-    parent.send({"bank_seconds": clock.seconds, "bank_peaks": clock.peaks, "server_seconds": seconds, "note": note, **sizes})
+    parent.send((clock.seconds, clock.peaks, seconds, counted.sent, counted.received, note))
 
 
 def measure(contender: str, case: Case, repeat: int) -> Result:
@@ -452,7 +450,7 @@ def measure(contender: str, case: Case, repeat: int) -> Result:
             process.start()
         for connection in (world, bank, theirs):
             connection.close()  # a process that dies is then noticed
-        result = Result(contender, case, repeat, load=os.getloadavg()[0], **ours.recv())
+        result = Result(contender, case, repeat, *ours.recv(), load=os.getloadavg()[0])
         for process in processes:
             process.join()
     return result
@@ -462,40 +460,38 @@ def measure(contender: str, case: Case, repeat: int) -> Result:
 
 
 def _print(results: list[Result]) -> None:
-    print(f"{'banks x elements':31} {'':9}  {'bank s':>8}  {'quartiles':>17}  {'server s':>8}  {'sent':>6}  {'received':>8}  {'peak MiB':>8}  of vector")
-    print(f"{'':31} {'':9}  {'':8}  {'':17}  {'':8}  {'bytes an element':>16}")
+    print(f"{'':41}  {'bank s':>8}  {'quartiles':>17}  {'server s':>8}  {'bytes an element':>16}  {'peak MiB':>8}  of vector")
     for case in dict.fromkeys(result.case for result in results):
         for contender in CONTENDERS:
             if runs := [result for result in results if (result.case, result.contender) == (case, contender)]:
                 seconds, peak = [run.seconds for run in runs], max(run.bank_peaks[-1] for run in runs)
                 low, middle, high = statistics.quantiles(seconds, n=4, method="inclusive") if len(runs) > 1 else seconds * 3
-                extrapolated = "~" if "extrapolated" in runs[0].note else " "
-                print(f"{case!s:31} {contender:9}  {middle:8.3f}  {low:7.3f} - {high:7.3f}  "
-                      f"{statistics.median(run.server_seconds for run in runs):7.3f}{extrapolated}  {runs[0].sent / case.elements:6.2f}  "
-                      f"{runs[0].received / case.elements:8.2f}  {peak / 2**20:8.0f}  {peak / (4 * case.elements):8.2f}x")  # fmt: skip
-    print("~: of secrets that are alike one was rebuilt and its time counted for each")
+                server, mark = statistics.median(run.server_seconds for run in runs), "~" if "extrapolated" in runs[0].note else " "
+                traffic = f"{runs[0].sent / case.elements:.2f} + {runs[0].received / case.elements:.2f}"
+                print(f"{case!s:31} {contender:9}  {middle:8.3f}  {low:7.3f} - {high:7.3f}  {server:7.3f}{mark}  {traffic:>16}  "
+                      f"{peak / 2**20:8.0f}  {peak / (4 * case.elements):8.2f}x")  # fmt: skip
+    print("bytes: sent + received by a bank; ~: extrapolated, as secrets that are alike are rebuilt once and counted for each")
 
 
 def _ratios(results: list[Result]) -> dict[Case, float]:
-    """Of the cases both ran: Flower's seconds of a bank over ours in the same round, the median."""
-    seconds = {(result.contender, result.case, result.repeat): result.seconds for result in results}
-    cases = dict.fromkeys(result.case for result in results if result.contender == "Flower")
-    return {
-        case: statistics.median(
-            seconds["Flower", case, repeat] / ours for (who, of, repeat), ours in seconds.items() if (who, of) == ("ours", case)
-        )
-        for case in cases
-    }
+    """Flower's seconds of a bank over ours in the same round, the median, for each case that both ran."""
+    ours = {(result.case, result.repeat): result.seconds for result in results if result.contender == "ours"}
+    rounds: dict[Case, list[float]] = {}
+    for result in results:
+        if result.contender == "Flower" and (result.case, result.repeat) in ours:
+            rounds.setdefault(result.case, []).append(result.seconds / ours[result.case, result.repeat])
+    return {case: statistics.median(ratios) for case, ratios in rounds.items()}
 
 
 def _print_aims(results: list[Result]) -> None:
-    largest = [result for result in results if result.contender == "ours" and result.case == Case(10, 4 * 10**7)]
-    elements, ratio = 4 * 10**7, _ratios(results).get(Case(10, 10**7))
-    sent = f"{max(result.sent for result in largest) / elements:.2f}" if largest else "not measured"
-    peak = f"{max(result.bank_peaks[-1] for result in largest) / (4 * elements):.2f}" if largest else "not measured"
-    print(f"bytes an element that a bank sends, 10 x 40,000,000: {sent} (aim: at most 4.1; Flower 8)")
-    print(f"a bank's peak memory over its vector, 10 x 40,000,000: {peak} (aim: at most 2.5)")
-    print(f"Flower's seconds of a bank over ours, 10 x 10,000,000: {'not measured' if ratio is None else f'{ratio:.1f}'} (aim: at least 5)")
+    large, medium = Case(10, 4 * 10**7), Case(10, 10**7)
+    if runs := [result for result in results if (result.contender, result.case) == ("ours", large)]:
+        print(f"{large}: a bank sends {max(run.sent for run in runs) / large.elements:.2f} bytes an element (aim: at most 4.1)")
+        print(
+            f"{large}: its peak memory is {max(run.bank_peaks[-1] for run in runs) / (4 * large.elements):.2f} vectors (aim: at most 2.5)"
+        )
+    if ratio := _ratios(results).get(medium):
+        print(f"{medium}: Flower takes a bank {ratio:.1f} times as long (aim: at least 5)")
 
 
 def _benchmark(cases: list[Case], repeats: int, out: Path) -> None:
@@ -530,51 +526,34 @@ def _facts() -> dict[str, Any]:
 
 
 def _session(case: Case) -> None:
-    """Every bank has a vector of its own, made of whole units and so small that no float32 is rounded on the way."""
-    import numpy as np
-
-    from privacy.secagg.messages import Receipts
-    from privacy.secagg.rules import encoding
-    from privacy.secagg.server import Server
-    from privacy.stream import Stream
-
-    header, roster, random = _header(case), _roster(case), np.random.default_rng()
-    form, most = encoding(header, roster), 2**24 // case.banks
-    units = 2.0**-header.fraction_bits
-    updates = [(random.integers(-most, most, case.elements) * units).astype(np.float32) for _ in roster.names]
-    vanish = {bank: number % Receipts.exchange for number, bank in enumerate(roster.names[case.banks - case.vanished :])}
-    clocks = {bank: Clock() for bank in roster.names}
-    sizes = dict.fromkeys(roster.names, (0, 0))
-
-    def counted(bank: str, ask: Ask, data: bytes) -> bytes:
-        answer = ask(data)
-        sizes[bank] = sizes[bank][0] + len(answer), sizes[bank][1] + len(data)
-        return answer
-
-    began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as name:
-        clients = {bank: _client(case, number, Path(name), updates[number]) for number, bank in enumerate(roster.names)}
-        server = Server(header, roster)
-        banks = {bank: partial(counted, bank, _local(client, clocks[bank])) for bank, client in clients.items()}
-        server_seconds = _run(server, banks, vanish)
-        expected = np.zeros(case.elements, np.uint32)
-        for bank, update in zip(roster.names, updates, strict=True):
-            if vanish.get(bank, 99) > 2:
-                expected += form.encode(update, Stream())
-        totals = [server.total(), *(client.total() for client in clients.values() if client.exchange > Receipts.exchange)]
+    """Vectors are of whole units and so small that a float32 holds any sum of them: to be equal is to be equal to the last bit."""
+    header, names, most = _header(case), _roster(case).names, 2**24 // case.banks
+    form, random = encoding(header, _roster(case)), np.random.default_rng()
+    updates = [(random.integers(-most, most, case.elements) * 2.0**-header.fraction_bits).astype(np.float32) for _ in names]
+    gone = {name: number % Receipts.exchange for number, name in enumerate(names[case.banks - case.vanished :])}
+    until = dict.fromkeys(names, NEVER) | gone
+    clocks = {name: Clock() for name in names}
+    with tempfile.TemporaryDirectory() as folder:
+        clients = [_client(case, number, Path(folder), update) for number, update in enumerate(updates)]
+        banks = {client.name: Counted(_local(client, clocks[client.name])) for client in clients}
+        server, began = Server(header, _roster(case)), time.perf_counter()
+        server_seconds = _run(server, banks, until)
+        seconds = time.perf_counter() - began
+        totals = [server.total(), *(client.total() for client in clients if client.exchange == NEVER)]
+    expected, summed = np.zeros(case.elements, np.uint32), 0
+    for name, update in zip(names, updates, strict=True):
+        if until[name] > Masked.exchange:
+            expected += form.encode(update, Stream())
+            summed += 1
     exact = all(np.array_equal(total, form.decode(expected)) for total in totals)
-    stayed = [bank for bank in roster.names if bank not in vanish]
-    seconds = [sum(clocks[bank].seconds) for bank in stayed]
-    print(f"{case.banks} banks, {case.colluders} may collude, threshold {case.threshold}, {case.elements:,} elements")
-    for exchange in range(Receipts.exchange):
-        gone = sum(1 for first in vanish.values() if first <= exchange)
-        print(f"  exchange {exchange}: {case.banks - gone} banks answered")
-    print(f"the sum of {sum(vanish.get(bank, 99) > 2 for bank in roster.names)} vectors, with the server and {len(totals) - 1} banks: "
-          f"{'exact' if exact else 'WRONG'}")  # fmt: skip
-    print(f"{time.perf_counter() - began:.1f} s for all, one after another; a bank {statistics.median(seconds):.2f} s (most {max(seconds):.2f}), "
+    print(f"{case.banks} banks of which {case.colluders} may collude, threshold {case.threshold}, {case.elements:,} elements")
+    print("answers, by exchange:", *(sum(last > exchange for last in until.values()) for exchange in range(Receipts.exchange)))
+    print(f"the sum of {summed} vectors, as the server and {len(totals) - 1} banks have it: {'exact' if exact else 'WRONG'}")
+    bank_seconds = [sum(clocks[name].seconds) for name in names if name not in gone]
+    print(f"{seconds:.1f} s, one after another; a bank {statistics.median(bank_seconds):.2f} s, the slowest {max(bank_seconds):.2f} s; "
           f"the server {server_seconds:.2f} s")  # fmt: skip
-    sent, received = sizes[stayed[0]]
-    print(f"a bank that stays sends {sent:,} bytes ({sent / case.elements:.3f} an element) and receives {received:,}")
+    sent, received = (statistics.median(getattr(banks[name], what) for name in names if name not in gone) for what in ("sent", "received"))
+    print(f"a bank sends {sent:,.0f} bytes, {sent / case.elements:.3f} an element, and receives {received:,.0f}")
     if not exact:
         raise SystemExit(1)
 
