@@ -84,7 +84,7 @@ class Client:
         self._update = update
         self._steps = vault.steps()
         if self._steps:
-            self._settle()
+            self._settle(self._steps[-1])
 
     @property
     def name(self) -> str:
@@ -98,13 +98,13 @@ class Client:
     def on(self, message: Message) -> list[Message]:
         """The bank's answer, on disk when this returns. A message that is refused raises and changes nothing."""
         try:
-            answer = self._answer(message)
+            step = Step(message, self._answer(message))
         except SecAggError as error:
             session = message.session if isinstance(message, Header | InSession) else b""
             place = f"{self.name}, session {session.hex()[:8]}, exchange {self.exchange}"
             raise error.at(place) from error.__cause__
-        self._steps.append(self._vault.store(self.exchange, Step(message, answer)))
-        self._settle()
+        self._steps.append(self._vault.store(self.exchange, step))
+        self._settle(step)
         return self.resend()
 
     def resend(self) -> list[Message]:
@@ -125,12 +125,13 @@ class Client:
             self._vault.end(self._header.session)
         self._steps = []
 
-    def _settle(self) -> None:
+    def _settle(self, step: Step) -> None:
         """What follows from the last step, and is done again after a restart: lines in the transcript, secrets that have served erased."""
-        step = self._steps[-1]
         self._vault.transcript.note(self._header.session, *(message for message in (step.received, step.sent) if message))
         if self.exchange > Reveal.exchange:
             self._vault.forget_secrets()
+        if self.exchange > Masked.exchange:
+            self._update = None
 
     def _answer(self, message: Message) -> Message | None:
         if self._steps:
@@ -229,7 +230,7 @@ class Client:
         return sign(self._identity, Receipt(self._header.session, self.name, total.digest))
 
     def _compare_receipts(self, receipts: Receipts) -> None:
-        """6. With t receipts for it, no honest bank was sent another sum."""
+        """6. With t receipts for it, no honest bank of these members was sent another sum."""
         self._check_signed(receipts.receipts)
         self._check_same({receipt.bank: receipt.total for receipt in receipts.receipts}, self._received(Sum).digest, "sum")
 
@@ -257,7 +258,7 @@ class Client:
         for box in inbox.boxes:
             self._check_signature(box)
             if box.receiver != self.name:
-                raise ProtocolError(f"a box from {box.bank} to {box.receiver}")
+                raise ProtocolError(f"a box from {box.bank} to {box.receiver!r}")
             unseal(secrets.encryption, keys[box.bank], box)
 
     def _check_signed(self, signed: tuple[View, ...] | tuple[Receipt, ...]) -> None:

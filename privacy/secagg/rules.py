@@ -3,8 +3,8 @@
 With n banks holding shares, of which c may collude, and a threshold t:
 
 - 2t > n + c: the coordinator needs t shares for a secret and c come free. For both secrets of one bank it would need 2(t - c) answers of
-  honest banks, each of which gives one kind only, and there are but n - c of them. By the same count two different views cannot both
-  have t signatures.
+  honest banks, each of which gives one kind only, and there are but n - c of them. By the same count not two views of these n banks, nor
+  two sums, can have t signatures.
 - |online| - c >= 2: a decoded sum holds at least two honest vectors.
 
 `dropouts_survived` is what that leaves: with c = 1 none of 3 banks, 1 of 4, 4 of 10.
@@ -34,7 +34,7 @@ class Policy:
     """What the bank allows, whoever asks."""
 
     least_members: int
-    """With how many others its vector must at least be summed, itself included"""
+    """Of a session it sends its vector to; of a sum, what the threshold and the number of colluders leave"""
     most_clip: float
     """The largest coordinate it will send"""
     most_modulus_bits: int

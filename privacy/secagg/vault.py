@@ -183,9 +183,10 @@ def _write(path: Path, pieces: Iterable[Buffer]) -> None:
 
 
 def _empty(folder: Path) -> None:
-    for path in folder.iterdir():
-        path.unlink()
-    _sync(folder)
+    if paths := [*folder.iterdir()]:
+        for path in paths:
+            path.unlink()
+        _sync(folder)
 
 
 def _sync(folder: Path) -> None:

@@ -95,7 +95,7 @@ def test_a_coordinator_is_refused_a_header_that_its_banks_would_refuse(four: Fed
 
 @pytest.mark.parametrize("colluders", [-1, 2])
 def test_a_roster_needs_two_banks_that_do_not_collude(four: Federation, colluders: int) -> None:
-    with pytest.raises(Refused, match="two that do not collude"):
+    with pytest.raises(Refused, match="two banks or more that do not collude"):
         Roster(1, colluders, four.roster.banks[:3])
 
 
