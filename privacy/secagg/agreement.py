@@ -62,7 +62,7 @@ def agree(private: bytes, key: bytes, whose: str) -> bytes:
 
 
 def commitment(session: bytes, bank: str, seed: bytes) -> bytes:
-    return hashed("self-mask", session, bank.encode(), seed)
+    return hashed("commitment", session, bank.encode(), seed)
 
 
 def share_hash(session: bytes, giver: str, receiver: str, kind: str, share: bytes) -> bytes:

@@ -34,7 +34,7 @@ class Policy:
     """What the bank allows, whoever asks."""
 
     least_members: int
-    """Of a session it sends its vector to; of a sum, what the threshold and the number of colluders leave"""
+    """How many a session must at least have; banks may vanish from it later, down to what `check_online` allows"""
     most_clip: float
     """The largest coordinate it will send"""
     most_modulus_bits: int
@@ -63,6 +63,8 @@ def check_header(header: Header, roster: Roster) -> None:
         )
     if header.length < 1:
         raise Refused("a vector of no coordinates")
+    if header.least_members < (least := roster.colluders + 2):
+        raise Refused(f"sessions of {header.least_members} banks or more: expected at least {least}", "two banks that do not collude")
     check_threshold(header, roster, header.least_members)
     if max(header.threshold, header.least_members) > len(roster.names):
         raise Refused(
@@ -82,7 +84,8 @@ def check_proposal(header: Header, expected: Expected, policy: Policy) -> None:
             raise Refused(f"the header's {field.name} is {_shown(got)}, expected {_shown(wanted)}", "is the bank at the right round?")
     if header.least_members < policy.least_members:
         raise Refused(
-            f"sums of {header.least_members} banks or more, this bank's policy wants {policy.least_members}", "ask the coordinator for more"
+            f"sessions of {header.least_members} banks or more, this bank's policy wants {policy.least_members}",
+            "ask the coordinator for more",
         )
     if header.clip > policy.most_clip or header.modulus_bits > policy.most_modulus_bits:
         raise Refused(

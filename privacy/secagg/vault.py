@@ -49,7 +49,7 @@ class Vault:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if folder.stat().st_mode & 0o077:
                 raise VaultError(f"{folder}: others than its owner may look into it", f"chmod 700 {folder}")
-            self._lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            self._lock = os.fdopen(os.open(folder / "lock", os.O_CREAT | os.O_RDWR, 0o600))
             try:
                 self._open(bank)
             except BaseException:
@@ -71,7 +71,7 @@ class Vault:
         self.transcript = Transcript(self._folder / "transcript.jsonl", bank)
 
     def close(self) -> None:
-        os.close(self._lock)
+        self._lock.close()
 
     def __enter__(self) -> Self:
         return self
@@ -135,14 +135,13 @@ class Vault:
 
     def _load(self, exchange: int) -> Step:
         path = self._live / str(exchange)
-        with self._translated(), path.open("rb") as file:
-            whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        size = int.from_bytes(whole[:8], "big")
-        received, sent = whole[8 : 8 + size], whole[8 + size :]
         try:
+            with self._translated(), path.open("rb") as file:
+                whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            received, sent = whole[8 : (end := 8 + int.from_bytes(whole[:8], "big"))], whole[end:]
             return Step(Message.from_bytes(received), Message.from_bytes(sent) if len(sent) else None)
-        except ProtocolError as error:
-            raise VaultError(f"{path}: {error.message}", "the session cannot go on: end it") from error
+        except (ProtocolError, ValueError) as error:  # ValueError: an empty file
+            raise VaultError(f"{path}: {error}", "no crash does this: find out who wrote to it, and use a new vault") from error
 
     def ended(self, session: bytes) -> bool:
         return (self._folder / "ended" / session.hex()).exists()

@@ -47,7 +47,7 @@ HEADERS: dict[str, tuple[dict[str, object], str]] = {
     "another configuration": ({"config": b"x" * 32}, "config is"),
     "another length": ({"length": 8}, "length is 8, expected 7"),
     "another roster": ({"roster": b"x" * 32}, "another roster than version 1"),
-    "few members": ({"least_members": 1}, "sums of 1 banks or more, this bank's policy wants 2"),
+    "few members": ({"least_members": 1}, "sessions of 1 banks or more: expected at least 2"),
     "more members than there are": ({"least_members": 5}, "but the roster has 4"),
     "a low threshold": ({"threshold": 1}, "threshold 1 for 2 banks"),
     "a wide clip": ({"clip": 1.5}, "a clip of 1.5"),
@@ -91,7 +91,7 @@ FORGERIES: dict[str, tuple[type[Message], Forge, type[SecAggError], str]] = {
         *(Inbox, lambda made, m: _forge_box(made, m, key_share=b"s" * 32)),
         *(Misbehaviour, "bank0 has signed a box with other shares in it than it says"),
     ),
-    "a box for another": (Inbox, lambda made, m: _forge_box(made, m, receiver="bank2"), ProtocolError, "a box from bank0 to bank2"),
+    "a box for another": (Inbox, lambda made, m: _forge_box(made, m, receiver="bank2"), ProtocolError, "a box from bank0 to 'bank2'"),
     "a box of this bank": (
         *(Inbox, lambda made, m: _forge_box(made, replace(m, boxes=m.boxes[1:]), bank=BANK)),
         *(ProtocolError, "a box of a bank whose keys were not in the list"),
