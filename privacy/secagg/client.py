@@ -84,7 +84,7 @@ class Client:
         self._update = update
         self._steps = vault.steps()
         if self._steps:
-            self._settle(self._steps[-1])
+            self._settle()
 
     @property
     def name(self) -> str:
@@ -97,20 +97,15 @@ class Client:
 
     def on(self, message: Message) -> list[Message]:
         """The bank's answer, on disk when this returns. A message that is refused raises and changes nothing."""
-        try:
-            step = Step(message, self._answer(message))
-        except SecAggError as error:
-            session = message.session if isinstance(message, Header | InSession) else b""
-            place = f"{self.name}, session {session.hex()[:8]}, exchange {self.exchange}"
-            raise error.at(place) from error.__cause__
-        self._steps.append(self._vault.store(self.exchange, step))
-        self._settle(step)
+        self._steps.append(self._vault.store(self.exchange, self._step(message)))
         return self.resend()
 
     def resend(self) -> list[Message]:
         """The last answer again, as it is stored."""
-        sent = self._steps[-1].sent if self._steps else None
-        return [sent] if sent else []
+        if not self._steps:
+            return []
+        self._settle()
+        return [sent] if (sent := self._steps[-1].sent) else []
 
     def total(self) -> npt.NDArray[np.float32]:
         """The sum. Receipts, in exchange 6, say whether everybody was sent the same. Raises ProtocolError before exchange 5."""
@@ -125,13 +120,21 @@ class Client:
             self._vault.end(self._header.session)
         self._steps = []
 
-    def _settle(self, step: Step) -> None:
+    def _settle(self) -> None:
         """What follows from the last step, and is done again after a restart: lines in the transcript, secrets that have served erased."""
-        self._vault.transcript.note(self._header.session, *(message for message in (step.received, step.sent) if message))
+        self._vault.note(self._header.session, self._steps[-1])
         if self.exchange > Reveal.exchange:
             self._vault.forget_secrets()
         if self.exchange > Masked.exchange:
             self._update = None
+
+    def _step(self, message: Message) -> Step:
+        try:
+            return Step(message, self._answer(message))
+        except SecAggError as error:
+            session = message.session if isinstance(message, Header | InSession) else b""
+            place = f"{self.name}, session {session.hex()[:8]}, exchange {self.exchange}"
+            raise error.at(place) from error.__cause__
 
     def _answer(self, message: Message) -> Message | None:
         if self._steps:

@@ -76,10 +76,9 @@ class Transcript:
 
     def __init__(self, path: Path, bank: str) -> None:
         """Opens or makes it. Raises VaultError where the chain is broken or another bank's."""
-        self._path, self._head = path, b""
         os.close(os.open(path, os.O_CREAT, 0o600))
-        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
-        if not path.stat().st_size:
+        self._path, self._head, self._size = path, b"", path.read_bytes().rfind(b"\n") + 1
+        if not self._size:
             self._append([{"bank": bank}])
         whose, known, self._head = _read(path)
         if whose != bank:
@@ -99,10 +98,13 @@ class Transcript:
         for row in rows:
             head = _chain(head, row)
             lines.append(json.dumps(row | {"hash": head.hex()}) + "\n")
-        with self._path.open("a") as file:
-            file.write("".join(lines))
+        with self._path.open("r+b") as file:
+            file.truncate(self._size)  # where a full disk took half of the lines last time
+            file.seek(self._size)
+            file.write("".join(lines).encode())
             file.flush()
             os.fsync(file.fileno())
+            self._size = file.tell()
         self._head = head
 
 

@@ -68,7 +68,7 @@ class Vault:
             _empty(ended)
         if not (self._live / "0").exists():
             _empty(self._live)
-        self.transcript = Transcript(self._folder / "transcript.jsonl", bank)
+        self._transcript = Transcript(self._folder / "transcript.jsonl", bank)
 
     def close(self) -> None:
         self._lock.close()
@@ -128,6 +128,11 @@ class Vault:
         with self._translated():
             _write(self._live / str(exchange), [size, *received, *(step.sent.pieces() if step.sent else [])])
         return self._load(exchange)
+
+    def note(self, session: bytes, step: Step) -> None:
+        """A step in the transcript, on disk when this returns."""
+        with self._translated():
+            self._transcript.note(session, *(message for message in (step.received, step.sent) if message))
 
     def steps(self) -> list[Step]:
         """Of the live session, from exchange 0 on."""

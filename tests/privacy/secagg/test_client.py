@@ -163,6 +163,31 @@ def test_every_forgery_is_refused_and_the_session_ends_well_all_the_same() -> No
         assert tried == FORGERIES.keys() and not session.refusals and clients[BANK].exchange == 7
 
 
+def test_a_bank_whose_shares_never_arrived_cannot_be_online() -> None:
+    with federation(5) as made:
+        clients, tried = made.clients(), []
+
+        def add(bank: str, message: Message) -> None:
+            if bank == BANK and isinstance(message, Online):
+                tried.append(bank)
+                forged = replace(message, banks=made.roster.names)
+                _refuses(clients[BANK], made, forged, ProtocolError, "must hold this bank, and only members")
+
+        Session(Server(made.header, made.roster), clients, {"bank4": 1}, before=add).run()
+        assert tried
+
+
+def test_a_threshold_that_does_for_a_few_is_refused_when_more_have_come() -> None:
+    """2t > n + c for the three banks that the header asks for at least, but not for the five that hold shares."""
+    with federation(5) as made:
+        made.next_header(least_members=3, threshold=2)
+        clients = made.clients()
+        listed = [keys for bank in made.roster.names for keys in clients[bank].on(made.header) if isinstance(keys, Keys)]
+        forged = KeyList(made.header.session, tuple(listed))
+        _refuses(clients[BANK], made, forged, Refused, "threshold 2 for 5 banks of which 0 may collude: expected 3")
+        assert clients[BANK].on(KeyList(made.header.session, tuple(listed[:3])))
+
+
 def test_a_message_out_of_order_again_or_of_another_session_is_refused() -> None:
     with federation(3) as made:
         sent: list[Message] = []
