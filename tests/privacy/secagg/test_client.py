@@ -177,6 +177,21 @@ def test_a_bank_whose_shares_never_arrived_cannot_be_online() -> None:
         assert tried
 
 
+def test_a_bank_that_is_not_online_does_not_count_among_those_that_signed() -> None:
+    with federation(5) as made:
+        clients, tried = made.clients(), []
+
+        def add(bank: str, message: Message) -> None:
+            if bank == BANK and isinstance(message, Views):
+                tried.append(bank)
+                gone = _sign_other(made, 4, message.views[0], bank="bank4")
+                forged = replace(message, views=(*message.views[:2], gone))
+                _refuses(clients[BANK], made, forged, ProtocolError, "a signature of a bank that is not online")
+
+        Session(Server(made.header, made.roster), clients, {"bank4": 2}, before=add).run()
+        assert tried
+
+
 def test_a_threshold_that_does_for_a_few_is_refused_when_more_have_come() -> None:
     """2t > n + c for the three banks that the header asks for at least, but not for the five that hold shares."""
     with federation(5) as made:

@@ -200,6 +200,19 @@ def test_an_ended_session_is_never_taken_up_again() -> None:
                 client.on(made.header)
 
 
+def test_a_live_session_does_not_go_on_with_a_bank_that_is_at_another_round() -> None:
+    """A bank that was restarted with the update of a later round must not mask it in the session of an earlier one."""
+    with federation(3) as made:
+
+        def restart(bank: str, message: Message) -> None:
+            if bank == BANK and isinstance(message, Inbox):
+                session.clients[BANK] = made.client(BANK, round=2)
+
+        session = Session(Server(made.header, made.roster), made.clients(), before=restart)
+        session.run()
+        assert "the header's round is 1, expected 2" in str(session.refusals) and session.clients[BANK].exchange == 2
+
+
 def test_a_live_session_has_to_be_ended_before_the_next() -> None:
     with federation(3) as made:
         made.client(BANK).on(made.header)
