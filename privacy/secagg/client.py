@@ -32,7 +32,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from privacy.errors import Aborted, Inconsistent, ProtocolError, Refused, SecAggError
+from privacy.errors import Inconsistent, ProtocolError, Refused, SecAggError
 from privacy.secagg import shamir
 from privacy.secagg.agreement import Secrets, members_hash, pair_masks, seal, self_mask, unseal, view_hash
 from privacy.secagg.fixed_point import pack, unpack
@@ -58,7 +58,7 @@ from privacy.secagg.messages import (
     Views,
     sign,
 )
-from privacy.secagg.rules import Expected, Policy, check_header, check_members, check_online, check_proposal, check_threshold, encoding
+from privacy.secagg.rules import Expected, Policy, check_header, check_left, check_members, check_proposal, check_threshold, encoding
 from privacy.secagg.vault import Step, Vault
 from privacy.stream import Stream
 
@@ -205,7 +205,7 @@ class Client:
         self._roster.check_order(online.banks)
         if self.name not in online.banks or not set(online.banks) <= {keys.bank for keys in self._members()}:
             raise ProtocolError("the online set must hold this bank, and only members")
-        check_online(self._header, self._roster, len(online.banks))
+        check_left(self._header, len(online.banks))
         return sign(self._identity, View(self._header.session, self.name, self._view(online)))
 
     def _reveal_shares(self, views: Views) -> Reveal:
@@ -272,8 +272,7 @@ class Client:
             raise ProtocolError("a signature of a bank that is not online")
         for each in signed:
             self._check_signature(each)
-        if len(banks) < self._header.threshold:
-            raise Aborted(f"{len(banks)} banks have signed, {self._header.threshold} are needed")
+        check_left(self._header, len(banks))
 
     def _check_signature(self, signed: Keys | Box | View | Receipt) -> None:
         if signed.session != self._header.session:

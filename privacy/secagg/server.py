@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from privacy.errors import Aborted, Inconsistent, Misbehaviour, PlanError, ProtocolError, SecAggError
+from privacy.errors import Inconsistent, Misbehaviour, PlanError, ProtocolError, SecAggError
 from privacy.secagg import shamir
 from privacy.secagg.agreement import Secrets, agree, commitment, members_hash, pair_masks, public, self_mask, share_hash, view_hash
 from privacy.secagg.fixed_point import pack, unpack
@@ -38,7 +38,7 @@ from privacy.secagg.messages import (
     View,
     Views,
 )
-from privacy.secagg.rules import check_header, check_members, check_online, check_threshold, encoding
+from privacy.secagg.rules import check_header, check_left, check_members, check_threshold, encoding
 
 _EXPECTED = (Keys, Shares, Masked, View, Reveal, Receipt)
 _STRETCH = 2**20  # coordinates added at a time
@@ -138,17 +138,17 @@ class Server:
 
     def _announce(self) -> list[Letter]:
         """3. To those whose vectors arrived, who they are."""
-        check_online(self.header, self._roster, len(self._vectors))
+        check_left(self.header, len(self._vectors))
         return self._to(self._vectors, Online(self.header.session, self._online))
 
     def _pass_views(self) -> list[Letter]:
         """4. To those who signed their view, all of these."""
-        self._check_threshold_met(self._views)
+        check_left(self.header, len(self._views))
         return self._to(self._views, Views(self.header.session, tuple(self._views[bank] for bank in self._ordered(self._views))))
 
     def _unmask(self) -> list[Letter]:
         """5. The self-masks of those online come off, and what those gone would have cancelled. To those who gave shares, the sum."""
-        self._check_threshold_met(self._reveals)
+        check_left(self.header, len(self._reveals))
         members, online = self._members, [self._keys[bank] for bank in self._online]
         masks = [(self_mask(self.header.session, bank, self._rebuild(bank)), -1) for bank in self._online]
         for gone in self._gone:
@@ -158,7 +158,7 @@ class Server:
 
     def _pass_receipts(self) -> list[Letter]:
         """6. To those who signed for the sum, all of these signatures."""
-        self._check_threshold_met(self._receipts)
+        check_left(self.header, len(self._receipts))
         receipts = tuple(self._receipts[bank] for bank in self._ordered(self._receipts))
         return self._to(self._receipts, Receipts(self.header.session, receipts))
 
@@ -236,10 +236,6 @@ class Server:
             part = self._sum[start : start + _STRETCH]
             first = start * bits // 8
             part += unpack(packed[first : first + -(-len(part) * bits // 8)], len(part), bits)
-
-    def _check_threshold_met(self, answers: Mapping[str, object]) -> None:
-        if len(answers) < self.header.threshold:
-            raise Aborted(f"{len(answers)} banks are left, {self.header.threshold} are needed", "start another session, with fresh updates")
 
     def _ordered(self, banks: Collection[str]) -> tuple[str, ...]:
         return tuple(bank for bank in self._roster.names if bank in banks)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from privacy.errors import ProtocolError, Refused, VaultError
+from privacy.errors import Aborted, ProtocolError, Refused, VaultError
 from privacy.secagg.messages import Inbox, Masked, Message, Reveal
 from privacy.secagg.server import Server
 from privacy.secagg.transcript import verify_transcripts
@@ -230,7 +230,7 @@ def test_an_update_that_was_masked_is_never_masked_in_another_session() -> None:
             client.end()
         made.next_header()
         session = Session(Server(made.header, made.roster), made.clients(), {"bank3": 0})
-        with pytest.raises(Exception, match="0 banks are online"):
+        with pytest.raises(Aborted, match="0 banks are left"):
             session.run()
         assert [type(each) for each in session.refusals] == [Refused] * 3
         assert all("masked in another session" in each.message and "fresh update" in each.hint for each in session.refusals)
@@ -244,7 +244,7 @@ def test_an_update_that_was_masked_is_never_masked_in_another_session() -> None:
 def test_an_update_whose_session_ended_before_it_was_masked_may_be_used() -> None:
     with federation(3) as made:
         session = Session(Server(made.header, made.roster), made.clients(), {"bank0": 1, "bank2": 1})
-        with pytest.raises(Exception, match="1 banks are left"):
+        with pytest.raises(Aborted, match="1 banks are left"):
             session.run()
         for client in session.clients.values():
             client.end()
