@@ -53,16 +53,16 @@ def public(private: bytes) -> bytes:
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
 
 
-def agree(private: bytes, keys: Keys, key: bytes) -> bytes:
-    """The secret of a private key and one of another bank's public keys; Misbehaviour for a point of small order, which agrees on zero."""
+def agree(private: bytes, key: bytes, whose: str) -> bytes:
+    """The secret of a private key and another bank's public one; Misbehaviour for a point of small order, which agrees with all on zero."""
     try:
         return X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(key))
     except ValueError as error:
-        raise Misbehaviour(f"{keys.bank} has published a key that anybody agrees with", banks=(keys.bank,)) from error
+        raise Misbehaviour(f"{whose} has published a key that anybody agrees with", banks=(whose,)) from error
 
 
 def commitment(session: bytes, bank: str, seed: bytes) -> bytes:
-    return hashed("self-mask", session, bank.encode(), seed)
+    return hashed("commitment", session, bank.encode(), seed)
 
 
 def share_hash(session: bytes, giver: str, receiver: str, kind: str, share: bytes) -> bytes:
@@ -74,30 +74,28 @@ def seal(private: bytes, giver: str, receiver: Keys, seed_share: bytes, key_shar
     """A box, unsigned. Its key belongs to the session and this direction and encrypts this one message, so the nonce can be zero."""
     session, to = receiver.session, receiver.bank
     sealed = AESGCM(_box_key(private, receiver, giver, to)).encrypt(_NONCE, seed_share + key_share, _box_label(session, giver, to))
-    hashes = (share_hash(session, giver, to, "seed", seed_share), share_hash(session, giver, to, "key", key_share))
-    return Box(session, giver, to, *hashes, sealed)
+    return Box(session, giver, to, *_share_hashes(session, giver, to, seed_share, key_share), sealed)
 
 
 def unseal(private: bytes, giver: Keys, box: Box) -> tuple[bytes, bytes]:
     """The shares of seed and key in a box whose signature has been verified. Misbehaviour unless they are what its hashes say."""
+    label = _box_label(box.session, box.bank, box.receiver)
     try:
-        opened = AESGCM(_box_key(private, giver, box.bank, box.receiver)).decrypt(
-            _NONCE, box.sealed, _box_label(box.session, box.bank, box.receiver)
-        )
+        opened = AESGCM(_box_key(private, giver, box.bank, box.receiver)).decrypt(_NONCE, box.sealed, label)
     except InvalidTag as error:
         raise Misbehaviour(f"{box.bank} has signed a box that does not open", banks=(box.bank,)) from error
     seed_share, key_share = opened[:SHARE_BYTES], opened[SHARE_BYTES:]
-    hashes = (
-        share_hash(box.session, box.bank, box.receiver, "seed", seed_share),
-        share_hash(box.session, box.bank, box.receiver, "key", key_share),
-    )
-    if hashes != (box.seed_share, box.key_share):
+    if (box.seed_share, box.key_share) != _share_hashes(box.session, box.bank, box.receiver, seed_share, key_share):
         raise Misbehaviour(f"{box.bank} has signed a box with other shares in it than it says", banks=(box.bank,))
     return seed_share, key_share
 
 
+def _share_hashes(session: bytes, giver: str, receiver: str, seed_share: bytes, key_share: bytes) -> tuple[bytes, bytes]:
+    return share_hash(session, giver, receiver, "seed", seed_share), share_hash(session, giver, receiver, "key", key_share)
+
+
 def _box_key(private: bytes, other: Keys, giver: str, receiver: str) -> bytes:
-    return derive_seed(agree(private, other, other.encryption), _box_label(other.session, giver, receiver))
+    return derive_seed(agree(private, other.encryption, other.bank), _box_label(other.session, giver, receiver))
 
 
 def _box_label(session: bytes, giver: str, receiver: str) -> bytes:
@@ -127,5 +125,5 @@ def pair_masks(header: Header, roster: Roster, members: bytes, bank: str, maskin
     for peer in peers:
         pair = sorted((bank, peer.bank), key=roster.number)
         info = labelled("pair", header.session, *(name.encode() for name in pair), header.model, header.config, members)
-        masks.append((derive_seed(agree(masking, peer, peer.masking), info), 1 if pair[0] == bank else -1))
+        masks.append((derive_seed(agree(masking, peer.masking, peer.bank), info), 1 if pair[0] == bank else -1))
     return masks

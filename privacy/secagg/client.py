@@ -32,7 +32,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from privacy.errors import Aborted, Inconsistent, ProtocolError, Refused, SecAggError
+from privacy.errors import Inconsistent, ProtocolError, Refused, SecAggError
 from privacy.secagg import shamir
 from privacy.secagg.agreement import Secrets, members_hash, pair_masks, seal, self_mask, unseal, view_hash
 from privacy.secagg.fixed_point import pack, unpack
@@ -58,7 +58,7 @@ from privacy.secagg.messages import (
     Views,
     sign,
 )
-from privacy.secagg.rules import Expected, Policy, check_header, check_members, check_online, check_proposal, check_threshold, encoding
+from privacy.secagg.rules import Expected, Policy, check_header, check_left, check_members, check_proposal, check_threshold, encoding
 from privacy.secagg.vault import Step, Vault
 from privacy.stream import Stream
 
@@ -97,20 +97,15 @@ class Client:
 
     def on(self, message: Message) -> list[Message]:
         """The bank's answer, on disk when this returns. A message that is refused raises and changes nothing."""
-        try:
-            answer = self._answer(message)
-        except SecAggError as error:
-            session = message.session if isinstance(message, Header | InSession) else b""
-            place = f"{self.name}, session {session.hex()[:8]}, exchange {self.exchange}"
-            raise error.at(place) from error.__cause__
-        self._steps.append(self._vault.store(self.exchange, Step(message, answer)))
-        self._settle()
+        self._steps.append(self._vault.store(self.exchange, self._step(message)))
         return self.resend()
 
     def resend(self) -> list[Message]:
         """The last answer again, as it is stored."""
-        sent = self._steps[-1].sent if self._steps else None
-        return [sent] if sent else []
+        if not self._steps:
+            return []
+        self._settle()
+        return [sent] if (sent := self._steps[-1].sent) else []
 
     def total(self) -> npt.NDArray[np.float32]:
         """The sum. Receipts, in exchange 6, say whether everybody was sent the same. Raises ProtocolError before exchange 5."""
@@ -127,10 +122,19 @@ class Client:
 
     def _settle(self) -> None:
         """What follows from the last step, and is done again after a restart: lines in the transcript, secrets that have served erased."""
-        step = self._steps[-1]
-        self._vault.transcript.note(self._header.session, *(message for message in (step.received, step.sent) if message))
+        self._vault.note(self._header.session, self._steps[-1])
         if self.exchange > Reveal.exchange:
             self._vault.forget_secrets()
+        if self.exchange > Masked.exchange:
+            self._update = None
+
+    def _step(self, message: Message) -> Step:
+        try:
+            return Step(message, self._answer(message))
+        except SecAggError as error:
+            session = message.session if isinstance(message, Header | InSession) else b""
+            place = f"{self.name}, session {session.hex()[:8]}, exchange {self.exchange}"
+            raise error.at(place) from error.__cause__
 
     def _answer(self, message: Message) -> Message | None:
         if self._steps:
@@ -201,7 +205,7 @@ class Client:
         self._roster.check_order(online.banks)
         if self.name not in online.banks or not set(online.banks) <= {keys.bank for keys in self._members()}:
             raise ProtocolError("the online set must hold this bank, and only members")
-        check_online(self._header, self._roster, len(online.banks))
+        check_left(self._header, len(online.banks))
         return sign(self._identity, View(self._header.session, self.name, self._view(online)))
 
     def _reveal_shares(self, views: Views) -> Reveal:
@@ -229,7 +233,7 @@ class Client:
         return sign(self._identity, Receipt(self._header.session, self.name, total.digest))
 
     def _compare_receipts(self, receipts: Receipts) -> None:
-        """6. With t receipts for it, no honest bank was sent another sum."""
+        """6. With t receipts for it, no honest bank of these members was sent another sum."""
         self._check_signed(receipts.receipts)
         self._check_same({receipt.bank: receipt.total for receipt in receipts.receipts}, self._received(Sum).digest, "sum")
 
@@ -257,7 +261,7 @@ class Client:
         for box in inbox.boxes:
             self._check_signature(box)
             if box.receiver != self.name:
-                raise ProtocolError(f"a box from {box.bank} to {box.receiver}")
+                raise ProtocolError(f"a box from {box.bank} to {box.receiver!r}")
             unseal(secrets.encryption, keys[box.bank], box)
 
     def _check_signed(self, signed: tuple[View, ...] | tuple[Receipt, ...]) -> None:
@@ -268,8 +272,7 @@ class Client:
             raise ProtocolError("a signature of a bank that is not online")
         for each in signed:
             self._check_signature(each)
-        if len(banks) < self._header.threshold:
-            raise Aborted(f"{len(banks)} banks have signed, {self._header.threshold} are needed")
+        check_left(self._header, len(banks))
 
     def _check_signature(self, signed: Keys | Box | View | Receipt) -> None:
         if signed.session != self._header.session:

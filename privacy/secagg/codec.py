@@ -51,6 +51,8 @@ def names(banks: Iterable[str]) -> bytes:
 def encode(value: Any, kind: Any) -> Iterator[Buffer]:
     """The pieces of a value's encoding, in order."""
     if kind is int:
+        if not 0 <= value < 2**64:
+            raise ProtocolError(f"the number {value} cannot be written: expected 0 to 2^64 - 1")
         yield value.to_bytes(8, "big")
     elif kind is float:
         yield _FLOAT.pack(value)

@@ -66,7 +66,7 @@ class FixedPoint:
             raise PlanError(
                 f"a sum of {self.parties} coordinates within +-{self.clip:g} can wrap around "
                 f"with {self.fraction_bits} fraction bits modulo 2^{self.modulus_bits}",
-                f"at most {self.most_fraction_bits} fraction bits{wider}",
+                f"at most {self._most_fraction_bits} fraction bits{wider}",
             )
 
     def _reached(self, fraction_bits: int) -> int:
@@ -74,7 +74,7 @@ class FixedPoint:
         return self.parties * math.ceil(math.ldexp(self.clip, fraction_bits))
 
     @property
-    def most_fraction_bits(self) -> int:
+    def _most_fraction_bits(self) -> int:
         """The most with which no sum can wrap, everything else as it is. There always are some: -64 make C at most 1."""
         return max(bits for bits in range(-_LIMIT, _FINEST + 1) if self._reached(bits) < 2 ** (self.modulus_bits - 1))
 
@@ -110,10 +110,10 @@ def fit(parties: int, clip: float, modulus_bits: int, noise_tail: float = 0.0) -
     """The finest encoding with which a sum cannot wrap around.
 
     `clip` bounds a coordinate before noise: the greatest weight times the L2 norm the update is clipped to (one coordinate may hold all of
-    it), or the greatest weight or count, whichever is more. `noise_tail` is what noise can add to it, see `gaussian_tail`.
+    it). Counts and metrics share its fraction bits: scale them to that size first. `noise_tail` is what noise can add, see `gaussian_tail`.
     """
     coarsest = FixedPoint(parties, clip + noise_tail, -_LIMIT, modulus_bits)
-    return replace(coarsest, fraction_bits=coarsest.most_fraction_bits)
+    return replace(coarsest, fraction_bits=coarsest._most_fraction_bits)
 
 
 def gaussian_tail(sigma: float, draws: int, probability: float) -> float:
@@ -123,7 +123,7 @@ def gaussian_tail(sigma: float, draws: int, probability: float) -> float:
     """
     if not (sigma >= 0 and draws >= 1 and 0 < probability < 1):
         raise PlanError(
-            f"no tail for sigma {sigma}, {draws} draws and probability {probability}", "sigma >= 0, a draw, 0 < probability < 1"
+            f"no tail for sigma {sigma}, {draws} draws, probability {probability}", "sigma >= 0, draws >= 1, 0 < probability < 1"
         )
     return -sigma * float(ndtri(probability / (2 * draws)))
 
@@ -187,6 +187,5 @@ def _refuse_infinite(values: Reals) -> None:
     for start in range(0, len(values), _CHUNK):
         wrong = np.flatnonzero(~np.isfinite(values[start : start + _CHUNK]))
         if len(wrong):
-            raise PlanError(
-                f"coordinate {start + wrong[0]} is {values[start + wrong[0]]}", "a bank whose training diverged sits the round out"
-            )
+            first = start + wrong[0]
+            raise PlanError(f"coordinate {first} is {values[first]}", "a bank whose training diverged sits the round out")

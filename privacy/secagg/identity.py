@@ -48,10 +48,10 @@ class Roster:
 
     def __post_init__(self) -> None:
         keys = dict(self.banks)
-        if not 2 <= len(self.banks) == len(keys) == len(set(keys.values())) or not 0 <= self.colluders <= len(keys) - 2:
+        if not len(self.banks) == len(keys) == len(set(keys.values())) or not 0 <= self.colluders <= len(keys) - 2:
             raise Refused(
-                f"a roster of {len(self.banks)} banks of which {self.colluders} may collude: expected two or more, each name and key once, "
-                "and two that do not collude",
+                f"a roster of {len(self.banks)} banks of which {self.colluders} may collude: expected each name and key once, "
+                "and two banks or more that do not collude",
                 "a sum of one honest bank is that bank's vector",
             )
 
@@ -75,7 +75,7 @@ class Roster:
     def check_signature(self, bank: str, signature: bytes, text: bytes) -> None:
         """ProtocolError unless the bank is here and has signed the text."""
         if bank not in self.keys:
-            raise ProtocolError(f"{bank!r} is not in the roster of version {self.version}", "it may hold " + ", ".join(self.names))
+            raise ProtocolError(f"{bank!r} is not in the roster of version {self.version}")
         try:
             self.keys[bank].verify(signature, text)
         except InvalidSignature as error:
@@ -83,8 +83,10 @@ class Roster:
 
     def check_order(self, banks: Sequence[str]) -> None:
         """ProtocolError unless these are banks of the roster, each once and in its order."""
-        if list(banks) != [name for name in self.names if name in set(banks)]:
-            raise ProtocolError(f"expected banks of the roster, each once and in its order, got {', '.join(banks)}")
+        if strangers := [bank for bank in banks if bank not in self.names]:
+            raise ProtocolError(f"{strangers[0]!r} is not in the roster of version {self.version}")
+        if list(banks) != [name for name in self.names if name in banks]:
+            raise ProtocolError("expected each bank once and in the roster's order")
 
     def check_signed_by_all(self, signatures: Mapping[str, bytes]) -> None:
         """ProtocolError unless every bank has signed the roster's hash."""

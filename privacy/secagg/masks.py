@@ -31,14 +31,15 @@ def add_masks(vector: npt.NDArray[np.uint32], masks: Sequence[tuple[bytes, int]]
     """Adds to the vector, in place, the keystream of each (seed, sign), sign being +1 or -1.
 
     `vector` holds the coordinates from `first` on of the whole: stretches masked one by one are the whole masked at once. Works on all
-    cores of the process (neither AES nor the sum holds the interpreter's lock); memory beyond the vector: 256 KiB a core.
+    cores of the process, as neither the sum nor AES holds the interpreter's lock (cryptography 50; 44 does); memory beyond the vector:
+    256 KiB a core.
     """
     assert vector.dtype == np.uint32 and all(len(seed) == SEED_BYTES and abs(sign) == 1 for seed, sign in masks)
     cores = len(os.sched_getaffinity(0))
     share = _CHUNK * (len(vector) // (cores * _CHUNK) + 1)
     with ThreadPoolExecutor(cores) as pool:
-        for _ in pool.map(lambda start: _add(vector[start : start + share], masks, first + start), range(0, len(vector), share)):
-            pass
+        shares = pool.map(lambda start: _add(vector[start : start + share], masks, first + start), range(0, len(vector), share))
+        list(shares)  # what fails in a thread fails here
 
 
 def _add(vector: npt.NDArray[np.uint32], masks: Sequence[tuple[bytes, int]], first: int) -> None:

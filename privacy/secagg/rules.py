@@ -3,9 +3,9 @@
 With n banks holding shares, of which c may collude, and a threshold t:
 
 - 2t > n + c: the coordinator needs t shares for a secret and c come free. For both secrets of one bank it would need 2(t - c) answers of
-  honest banks, each of which gives one kind only, and there are but n - c of them. By the same count two different views cannot both
-  have t signatures.
-- |online| - c >= 2: a decoded sum holds at least two honest vectors.
+  honest banks, each of which gives one kind only, and there are but n - c of them. By the same count not two views of these n banks, nor
+  two sums, can have t signatures.
+- n >= c + 2: with the above t >= c + 2 too, so a decoded sum, of t vectors or more, holds at least two of honest banks.
 
 `dropouts_survived` is what that leaves: with c = 1 none of 3 banks, 1 of 4, 4 of 10.
 """
@@ -34,7 +34,7 @@ class Policy:
     """What the bank allows, whoever asks."""
 
     least_members: int
-    """With how many others its vector must at least be summed, itself included"""
+    """How many a session must at least have; banks may vanish from it later, down to the threshold"""
     most_clip: float
     """The largest coordinate it will send"""
     most_modulus_bits: int
@@ -46,8 +46,8 @@ def least_threshold(banks: int, colluders: int) -> int:
 
 
 def dropouts_survived(banks: int, colluders: int) -> int:
-    """Of so many banks, with the least threshold; negative where even all are too few."""
-    return banks - max(least_threshold(banks, colluders), colluders + 2)
+    """Of so many banks, c + 2 or more, with the least threshold."""
+    return banks - least_threshold(banks, colluders)
 
 
 def encoding(header: Header, roster: Roster) -> FixedPoint:
@@ -63,6 +63,8 @@ def check_header(header: Header, roster: Roster) -> None:
         )
     if header.length < 1:
         raise Refused("a vector of no coordinates")
+    if header.least_members < (least := roster.colluders + 2):
+        raise Refused(f"sessions of {header.least_members} banks or more: expected at least {least}", "two banks that do not collude")
     check_threshold(header, roster, header.least_members)
     if max(header.threshold, header.least_members) > len(roster.names):
         raise Refused(
@@ -82,7 +84,8 @@ def check_proposal(header: Header, expected: Expected, policy: Policy) -> None:
             raise Refused(f"the header's {field.name} is {_shown(got)}, expected {_shown(wanted)}", "is the bank at the right round?")
     if header.least_members < policy.least_members:
         raise Refused(
-            f"sums of {header.least_members} banks or more, this bank's policy wants {policy.least_members}", "ask the coordinator for more"
+            f"sessions of {header.least_members} banks or more, this bank's policy wants {policy.least_members}",
+            "ask the coordinator for more",
         )
     if header.clip > policy.most_clip or header.modulus_bits > policy.most_modulus_bits:
         raise Refused(
@@ -102,15 +105,18 @@ def check_threshold(header: Header, roster: Roster, holders: int) -> None:
 
 
 def check_members(header: Header, banks: int) -> None:
-    """Aborted with too few to go on."""
-    if banks < (least := max(header.least_members, header.threshold)):
-        raise Aborted(f"{banks} banks are left, {least} are needed", "start another session when more are there")
+    """Aborted with too few to begin."""
+    _check_left(banks, max(header.least_members, header.threshold), "start another session when more are there")
 
 
-def check_online(header: Header, roster: Roster, banks: int) -> None:
-    """Aborted with too few to unmask a sum, or too few for it to hide anybody."""
-    if banks < (least := max(header.threshold, roster.colluders + 2)):
-        raise Aborted(f"{banks} banks are online, {least} are needed", "start another session, with fresh updates, when more are there")
+def check_left(header: Header, banks: int) -> None:
+    """Aborted with too few to go on once vectors have left: online, or with a signature or shares."""
+    _check_left(banks, header.threshold, "start another session, with fresh updates, when more are there")
+
+
+def _check_left(banks: int, needed: int, hint: str) -> None:
+    if banks < needed:
+        raise Aborted(f"{banks} banks are left, {needed} are needed", hint)
 
 
 def _shown(value: str | int | bytes) -> str:

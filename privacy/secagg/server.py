@@ -9,12 +9,12 @@ session needs fresh ones.
 """
 
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from privacy.errors import Aborted, Inconsistent, Misbehaviour, PlanError, ProtocolError, SecAggError
+from privacy.errors import Inconsistent, Misbehaviour, PlanError, ProtocolError, SecAggError
 from privacy.secagg import shamir
 from privacy.secagg.agreement import Secrets, agree, commitment, members_hash, pair_masks, public, self_mask, share_hash, view_hash
 from privacy.secagg.fixed_point import pack, unpack
@@ -38,7 +38,7 @@ from privacy.secagg.messages import (
     View,
     Views,
 )
-from privacy.secagg.rules import check_header, check_members, check_online, check_threshold, encoding
+from privacy.secagg.rules import check_header, check_left, check_members, check_threshold, encoding
 
 _EXPECTED = (Keys, Shares, Masked, View, Reveal, Receipt)
 _STRETCH = 2**20  # coordinates added at a time
@@ -79,7 +79,10 @@ class Server:
         return tuple(bank for bank in self._roster.names if bank in asked and bank not in self._arrived[self.exchange])
 
     def on(self, message: Message) -> list[Letter]:
-        """Take a bank's message in; what to send when it was the last of its exchange. A message that is refused changes nothing."""
+        """Take a bank's message in; what to send when it was the last of its exchange, which is closed then.
+
+        A message that is refused raises and changes nothing.
+        """
         if self.over:
             raise ProtocolError("the session is over", "another has a fresh nonce")
         if not isinstance(message, _EXPECTED):
@@ -88,22 +91,13 @@ class Server:
         try:
             self._check(message)
         except SecAggError as error:
-            raise error.at(f"message of {bank}, session {self.header.session.hex()[:8]}, exchange {self.exchange}") from error.__cause__
+            raise error.at(f"message of {bank!r}, session {self.header.session.hex()[:8]}, exchange {self.exchange}") from error.__cause__
         self._seen[bank, type(message)] = message.digest
-        match message:
-            case Keys():
-                self._keys[bank] = message
-            case Shares():
-                self._shares[bank] = message
-            case Masked():
-                self._add(message)
-                self._vectors[bank] = None
-            case View():
-                self._views[bank] = message
-            case Reveal():
-                self._reveals[bank] = message
-            case Receipt():
-                self._receipts[bank] = message
+        if isinstance(message, Masked):
+            self._add(message)
+            self._vectors[bank] = None
+        else:
+            self._arrived[self.exchange][bank] = message
         return [] if self.waiting_for else self.close_exchange()
 
     def close_exchange(self) -> list[Letter]:
@@ -144,27 +138,27 @@ class Server:
 
     def _announce(self) -> list[Letter]:
         """3. To those whose vectors arrived, who they are."""
-        check_online(self.header, self._roster, len(self._vectors))
-        return self._to(self._vectors, Online(self.header.session, self._ordered(self._vectors)))
+        check_left(self.header, len(self._vectors))
+        return self._to(self._vectors, Online(self.header.session, self._online))
 
     def _pass_views(self) -> list[Letter]:
         """4. To those who signed their view, all of these."""
-        self._check_threshold_met(self._views)
+        check_left(self.header, len(self._views))
         return self._to(self._views, Views(self.header.session, tuple(self._views[bank] for bank in self._ordered(self._views))))
 
     def _unmask(self) -> list[Letter]:
         """5. The self-masks of those online come off, and what those gone would have cancelled. To those who gave shares, the sum."""
-        self._check_threshold_met(self._reveals)
-        online, members = self._ordered(self._vectors), self._members
-        masks = [(self_mask(self.header.session, bank, self._rebuild(bank)), -1) for bank in online]
-        for gone in self._ordered(self._shares.keys() - self._vectors.keys()):
-            masks += pair_masks(self.header, self._roster, members, gone, self._rebuild(gone), [self._keys[bank] for bank in online])
+        check_left(self.header, len(self._reveals))
+        members, online = self._members, [self._keys[bank] for bank in self._online]
+        masks = [(self_mask(self.header.session, bank, self._rebuild(bank)), -1) for bank in self._online]
+        for gone in self._gone:
+            masks += pair_masks(self.header, self._roster, members, gone, self._rebuild(gone), online)
         add_masks(self._sum, masks)
         return self._to(self._reveals, Sum(self.header.session, pack(self._sum, self.header.modulus_bits).data))
 
     def _pass_receipts(self) -> list[Letter]:
         """6. To those who signed for the sum, all of these signatures."""
-        self._check_threshold_met(self._receipts)
+        check_left(self.header, len(self._receipts))
         receipts = tuple(self._receipts[bank] for bank in self._ordered(self._receipts))
         return self._to(self._receipts, Receipts(self.header.session, receipts))
 
@@ -189,7 +183,7 @@ class Server:
         match message:
             case Keys():
                 for key in (message.encryption, message.masking):
-                    agree(Secrets.fresh().masking, message, key)
+                    agree(Secrets.fresh().masking, key, bank)
             case Shares():
                 expected = [(bank, other) for other in self._ordered(self._keys) if other != bank]
                 if [(box.bank, box.receiver) for box in message.boxes] != expected:
@@ -200,15 +194,14 @@ class Server:
                 if len(message.packed) != self.header.packed_size:
                     raise ProtocolError(f"a vector of {len(message.packed)} bytes, expected {self.header.packed_size}")
             case View():
-                if message.view != view_hash(self._members, self._ordered(self._vectors)):
+                if message.view != view_hash(self._members, self._online):
                     raise Inconsistent(f"{bank} signed another view than it was sent", "compare transcripts", (bank,))
             case Reveal():
                 self._check_reveal(message)
 
     def _check_reveal(self, reveal: Reveal) -> None:
         """One share of every member, of the right kind, each the one its giver signed the hash of. Its own it has from nobody."""
-        online, gone = self._ordered(self._vectors), self._ordered(self._shares.keys() - self._vectors.keys())
-        if tuple(each.bank for each in reveal.seeds) != online or tuple(each.bank for each in reveal.keys) != gone:
+        if tuple(each.bank for each in reveal.seeds) != self._online or tuple(each.bank for each in reveal.keys) != self._gone:
             raise ProtocolError("expected shares of the seeds of those online and of the keys of those gone, in the roster's order")
         boxes = {box.bank: box for shares in self._shares.values() for box in shares.boxes if box.receiver == reveal.bank}
         for kind, opened in (("seed", reveal.seeds), ("key", reveal.keys)):
@@ -244,10 +237,6 @@ class Server:
             first = start * bits // 8
             part += unpack(packed[first : first + -(-len(part) * bits // 8)], len(part), bits)
 
-    def _check_threshold_met(self, answers: Mapping[str, object]) -> None:
-        if len(answers) < self.header.threshold:
-            raise Aborted(f"{len(answers)} banks are left, {self.header.threshold} are needed", "start another session, with fresh updates")
-
     def _ordered(self, banks: Collection[str]) -> tuple[str, ...]:
         return tuple(bank for bank in self._roster.names if bank in banks)
 
@@ -255,9 +244,19 @@ class Server:
         return [Letter(bank, message) for bank in self._ordered(banks)]
 
     @property
+    def _online(self) -> tuple[str, ...]:
+        return self._ordered(self._vectors)
+
+    @property
+    def _gone(self) -> tuple[str, ...]:
+        """Members whose vectors did not arrive."""
+        return self._ordered(self._shares.keys() - self._vectors.keys())
+
+    @property
     def _members(self) -> bytes:
         return members_hash(self._keys[bank] for bank in self._ordered(self._shares))
 
     @property
-    def _arrived(self) -> tuple[Mapping[str, object], ...]:
+    def _arrived(self) -> tuple[dict[str, Any], ...]:
+        """What has come in each exchange, by bank; of a vector only whose."""
         return (self._keys, self._shares, self._vectors, self._views, self._reveals, self._receipts)

@@ -76,16 +76,14 @@ class Transcript:
 
     def __init__(self, path: Path, bank: str) -> None:
         """Opens or makes it. Raises VaultError where the chain is broken or another bank's."""
-        self._path = path
-        if not path.exists() or b"\n" not in path.read_bytes():
-            os.close(os.open(path, os.O_CREAT | os.O_TRUNC, 0o600))
-            self._head, self._noted = b"", set[tuple[str, str]]()
+        os.close(os.open(path, os.O_CREAT, 0o600))
+        self._path, self._head, self._size = path, b"", path.read_bytes().rfind(b"\n") + 1
+        if not self._size:
             self._append([{"bank": bank}])
         whose, known, self._head = _read(path)
         if whose != bank:
             raise VaultError(f"{path}: the transcript of {whose}, not of {bank}", "each bank has a vault of its own")
         self._noted = {(fact.session, fact.what) for fact in known}
-        os.truncate(path, path.read_bytes().rindex(b"\n") + 1)
 
     def note(self, session: bytes, *messages: Message) -> None:
         """What these say; on disk when this returns. What was noted before is not again."""
@@ -100,10 +98,13 @@ class Transcript:
         for row in rows:
             head = _chain(head, row)
             lines.append(json.dumps(row | {"hash": head.hex()}) + "\n")
-        with self._path.open("a") as file:
-            file.write("".join(lines))
+        with self._path.open("r+b") as file:
+            file.truncate(self._size)  # where a full disk took half of the lines last time
+            file.seek(self._size)
+            file.write("".join(lines).encode())
             file.flush()
             os.fsync(file.fileno())
+            self._size = file.tell()
         self._head = head
 
 

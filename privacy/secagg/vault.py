@@ -49,7 +49,7 @@ class Vault:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if folder.stat().st_mode & 0o077:
                 raise VaultError(f"{folder}: others than its owner may look into it", f"chmod 700 {folder}")
-            self._lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            self._lock = os.fdopen(os.open(folder / "lock", os.O_CREAT | os.O_RDWR, 0o600))
             try:
                 self._open(bank)
             except BaseException:
@@ -68,10 +68,10 @@ class Vault:
             _empty(ended)
         if not (self._live / "0").exists():
             _empty(self._live)
-        self.transcript = Transcript(self._folder / "transcript.jsonl", bank)
+        self._transcript = Transcript(self._folder / "transcript.jsonl", bank)
 
     def close(self) -> None:
-        os.close(self._lock)
+        self._lock.close()
 
     def __enter__(self) -> Self:
         return self
@@ -129,20 +129,24 @@ class Vault:
             _write(self._live / str(exchange), [size, *received, *(step.sent.pieces() if step.sent else [])])
         return self._load(exchange)
 
+    def note(self, session: bytes, step: Step) -> None:
+        """A step in the transcript, on disk when this returns."""
+        with self._translated():
+            self._transcript.note(session, *(message for message in (step.received, step.sent) if message))
+
     def steps(self) -> list[Step]:
         """Of the live session, from exchange 0 on."""
         return [self._load(exchange) for exchange in range(len([*self._live.glob("[0-9]")]))]
 
     def _load(self, exchange: int) -> Step:
         path = self._live / str(exchange)
-        with self._translated(), path.open("rb") as file:
-            whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        size = int.from_bytes(whole[:8], "big")
-        received, sent = whole[8 : 8 + size], whole[8 + size :]
         try:
+            with self._translated(), path.open("rb") as file:
+                whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            received, sent = whole[8 : (end := 8 + int.from_bytes(whole[:8], "big"))], whole[end:]
             return Step(Message.from_bytes(received), Message.from_bytes(sent) if len(sent) else None)
-        except ProtocolError as error:
-            raise VaultError(f"{path}: {error.message}", "the session cannot go on: end it") from error
+        except (ProtocolError, ValueError) as error:  # ValueError: an empty file
+            raise VaultError(f"{path}: {error}", "no crash does this: find out who wrote to it, and use a new vault") from error
 
     def ended(self, session: bytes) -> bool:
         return (self._folder / "ended" / session.hex()).exists()
@@ -183,9 +187,10 @@ def _write(path: Path, pieces: Iterable[Buffer]) -> None:
 
 
 def _empty(folder: Path) -> None:
-    for path in folder.iterdir():
-        path.unlink()
-    _sync(folder)
+    if paths := [*folder.iterdir()]:
+        for path in paths:
+            path.unlink()
+        _sync(folder)
 
 
 def _sync(folder: Path) -> None:

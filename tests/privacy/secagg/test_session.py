@@ -87,6 +87,13 @@ def test_three_banks_of_which_one_may_collude_survive_no_dropout() -> None:
         _run(made, (STAYS, STAYS, 3))
 
 
+def test_a_sum_always_holds_two_banks_that_do_not_collude() -> None:
+    for banks in range(2, 101):
+        for colluders in range(banks - 1):
+            threshold = least_threshold(banks, colluders)
+            assert 2 * (threshold - 1) <= banks + colluders < 2 * threshold and colluders + 2 <= threshold <= banks
+
+
 def test_a_coordinator_is_refused_a_header_that_its_banks_would_refuse(four: Federation) -> None:
     with pytest.raises(Refused, match="threshold 1 for 2 banks"):
         Server(four.next_header(threshold=1), four.roster)
@@ -95,7 +102,7 @@ def test_a_coordinator_is_refused_a_header_that_its_banks_would_refuse(four: Fed
 
 @pytest.mark.parametrize("colluders", [-1, 2])
 def test_a_roster_needs_two_banks_that_do_not_collude(four: Federation, colluders: int) -> None:
-    with pytest.raises(Refused, match="two that do not collude"):
+    with pytest.raises(Refused, match="two banks or more that do not collude"):
         Roster(1, colluders, four.roster.banks[:3])
 
 
