@@ -69,7 +69,7 @@ def test_with_two_of_four_gone_nothing_is_summed(four: Federation, exchange: int
 
 @pytest.mark.slow
 def test_all_ways_in_which_four_banks_vanish(four: Federation) -> None:
-    for drops in itertools.product(range(STAYS + 1), repeat=4):
+    for drops in itertools.product((*range(5), STAYS), repeat=4):
         _run(four, drops)
 
 
@@ -92,6 +92,14 @@ def test_a_sum_always_holds_two_banks_that_do_not_collude() -> None:
         for colluders in range(banks - 1):
             threshold = least_threshold(banks, colluders)
             assert 2 * (threshold - 1) <= banks + colluders < 2 * threshold and colluders + 2 <= threshold <= banks
+
+
+def test_a_threshold_for_a_few_ends_the_session_when_more_come() -> None:
+    with federation(5) as made:
+        session = Session(Server(made.next_header(least_members=3, threshold=2), made.roster), made.clients())
+        with pytest.raises(Refused, match="exchange 0: threshold 2 for 5 banks"):
+            session.run()
+        assert session.server.over and {client.exchange for client in session.clients.values()} == {1}
 
 
 def test_a_coordinator_is_refused_a_header_that_its_banks_would_refuse(four: Federation) -> None:
