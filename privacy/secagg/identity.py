@@ -48,6 +48,8 @@ class Roster:
 
     def __post_init__(self) -> None:
         keys = dict(self.banks)
+        if any(len(key) != 32 for key in keys.values()):
+            raise Refused("a roster with a key that is not of 32 bytes", "Ed25519 public keys, raw")
         if not len(self.banks) == len(keys) == len(set(keys.values())) or not 0 <= self.colluders <= len(keys) - 2:
             raise Refused(
                 f"a roster of {len(self.banks)} banks of which {self.colluders} may collude: expected each name and key once, "

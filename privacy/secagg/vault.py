@@ -6,11 +6,12 @@
     live/              the session going on, at most one
         secrets, share     its private keys and self-mask seed; its own share of the latter
         0 1 2 ...          of each exchange the message received and the answer given: a resend is these bytes
-    ended/SESSION/     empty: one that is over, and can never be taken up again
+    ended/SESSION      empty: one that is over, and can never be taken up again
     used/DIGEST        an update that was masked, and in which session
 
-Directories 0700, files 0600. A session is ended by a rename, so no crash leaves it half ended. Erased means unlinked: a disk may keep what
-was there, so keep the vault on an encrypted one. Restoring it from a backup undoes its memory: never do.
+Directories 0700, files 0600. A session is first marked as ended, then erased; a crash in between is made good when the vault is opened.
+Erased means unlinked: a disk may keep what was there, so keep the vault on an encrypted one. Restoring it from a backup undoes its memory:
+never do.
 """
 
 import fcntl
@@ -64,9 +65,7 @@ class Vault:
         for name in ("live", "ended", "used"):
             (self._folder / name).mkdir(mode=0o700, exist_ok=True)
         _sync(self._folder)
-        for ended in (self._folder / "ended").iterdir():
-            _empty(ended)
-        if not (self._live / "0").exists():
+        if not (self._live / "0").exists() or self.ended(self._load(0).received.digest):
             _empty(self._live)
         self._transcript = Transcript(self._folder / "transcript.jsonl", bank)
 
@@ -154,11 +153,8 @@ class Vault:
     def end(self, session: bytes) -> None:
         """The live session is over for ever, and erased."""
         with self._translated():
-            os.rename(self._live, ended := self._folder / "ended" / session.hex())
-            _sync(ended.parent)
-            self._live.mkdir(mode=0o700)
-            _sync(self._folder)
-            _empty(ended)
+            _write(self._folder / "ended" / session.hex(), [])
+            _empty(self._live)
 
     @property
     def _live(self) -> Path:

@@ -68,9 +68,12 @@ def test_with_two_of_four_gone_nothing_is_summed(four: Federation, exchange: int
 
 
 @pytest.mark.slow
-def test_all_ways_in_which_four_banks_vanish(four: Federation) -> None:
-    for drops in itertools.product(range(STAYS + 1), repeat=4):
-        _run(four, drops)
+@pytest.mark.parametrize("first", [*range(5), STAYS])
+def test_all_ways_in_which_four_banks_vanish(first: int) -> None:
+    for second in (*range(5), STAYS):
+        with federation(4) as made:
+            for others in itertools.product((*range(5), STAYS), repeat=2):
+                _run(made, (first, second, *others))
 
 
 @pytest.mark.parametrize("drops", [(2, 2, 2, 2), (0, 1, 2, 3), (3, 3, 4, 4), (2, 3, 4, 5), (1, 2, 2, 5)])
@@ -94,6 +97,14 @@ def test_a_sum_always_holds_two_banks_that_do_not_collude() -> None:
             assert 2 * (threshold - 1) <= banks + colluders < 2 * threshold and colluders + 2 <= threshold <= banks
 
 
+def test_a_threshold_for_a_few_ends_the_session_when_more_come() -> None:
+    with federation(5) as made:
+        session = Session(Server(made.next_header(least_members=3, threshold=2), made.roster), made.clients())
+        with pytest.raises(Refused, match="exchange 0: threshold 2 for 5 banks"):
+            session.run()
+        assert session.server.over and {client.exchange for client in session.clients.values()} == {1}
+
+
 def test_a_coordinator_is_refused_a_header_that_its_banks_would_refuse(four: Federation) -> None:
     with pytest.raises(Refused, match="threshold 1 for 2 banks"):
         Server(four.next_header(threshold=1), four.roster)
@@ -111,3 +122,5 @@ def test_a_roster_has_each_name_and_key_once(four: Federation) -> None:
     for again in ((name, other[1]), ("another", key)):
         with pytest.raises(Refused, match="each name and key once"):
             Roster(1, 0, ((name, key), other, again))
+    with pytest.raises(Refused, match="not of 32 bytes"):
+        Roster(1, 0, ((name, key), other, ("third", b"key")))
