@@ -11,10 +11,10 @@ Weights come before: a bank of weight w encodes w times its update, and w itself
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtri
 
 from privacy.errors import PlanError
 from privacy.stream import Stream
@@ -125,7 +125,7 @@ def gaussian_tail(sigma: float, draws: int, probability: float) -> float:
         raise PlanError(
             f"no tail for sigma {sigma}, {draws} draws, probability {probability}", "sigma >= 0, draws >= 1, 0 < probability < 1"
         )
-    return -sigma * float(ndtri(probability / (2 * draws)))
+    return -sigma * NormalDist().inv_cdf(probability / (2 * draws))
 
 
 def pack(vector: npt.NDArray[np.uint32], bits: int) -> npt.NDArray[np.uint8]:

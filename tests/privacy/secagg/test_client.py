@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from privacy.errors import Aborted, Inconsistent, Misbehaviour, PlanError, ProtocolError, Refused, SecAggError
+from privacy.errors import Aborted, Inconsistent, Misbehaviour, ProtocolError, Refused, SecAggError
 from privacy.secagg.client import Client
 from privacy.secagg.identity import Identity
 from privacy.secagg.messages import Box, Header, Inbox, KeyList, Keys, Message, Online, Receipt, Receipts, Sum, View, Views, sign
@@ -264,7 +264,7 @@ def test_an_update_that_is_not_finite_is_not_masked_and_can_be_exchanged() -> No
 
         def exchange(bank: str, message: Message) -> None:
             if bank == BANK and isinstance(message, Inbox):
-                with pytest.raises(PlanError, match="coordinate 3 is nan"):
+                with pytest.raises(Refused, match=f"{BANK}, session .*, exchange 2: the update's coordinate 3 is nan"):
                     clients[BANK].on(message)
                 made.updates[BANK] = good
                 clients[BANK] = made.client(BANK)
