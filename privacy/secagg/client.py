@@ -77,7 +77,7 @@ class Client:
         vault: Vault,
         update: npt.NDArray[np.float32] | None = None,
     ) -> None:
-        """`update` is what is to be summed; a bank that was restarted after exchange 2 goes on without."""
+        """`update` is what is to be summed, let go of when it is masked; a bank that was restarted after exchange 2 goes on without."""
         roster.check_order([identity.name])
         vault.check_roster(roster)
         self._identity, self._roster, self._policy, self._expected, self._vault = identity, roster, policy, expected, vault
