@@ -121,7 +121,7 @@ def gaussian_tail(sigma: float, draws: int, probability: float) -> float:
 
     With draws = parties * coordinates * rounds it holds for a whole run. What does exceed it is cut, which costs accuracy, not privacy.
     """
-    if not (sigma >= 0 and draws >= 1 and 0 < probability < 1):
+    if not (sigma >= 0 and draws >= 1 and probability < 1 and probability / (2 * draws) > 0):
         raise PlanError(
             f"no tail for sigma {sigma}, {draws} draws, probability {probability}", "sigma >= 0, draws >= 1, 0 < probability < 1"
         )

@@ -47,6 +47,7 @@ HEADERS: dict[str, tuple[dict[str, object], str]] = {
     "another configuration": ({"config": b"x" * 32}, "config is"),
     "another length": ({"length": 8}, "length is 8, expected 7"),
     "no coordinates": ({"length": 0}, "a vector of no coordinates"),
+    "less than none": ({"length": -1}, "a vector of no coordinates"),
     "another roster": ({"roster": b"x" * 32}, "another roster than version 1"),
     "few members": ({"least_members": 1}, "sessions of 1 banks or more: expected at least 2"),
     "more members than there are": ({"least_members": 5}, "but the roster has 4"),

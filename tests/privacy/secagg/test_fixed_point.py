@@ -178,7 +178,8 @@ def test_a_noisy_coordinate_is_within_the_tail() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sigma", "draws", "probability"), [(-1.0, 10, 0.1), (math.nan, 10, 0.1), (1.0, 0, 0.1), (1.0, 10, 0.0), (1.0, 10, 1.0)]
+    ("sigma", "draws", "probability"),
+    [(-1.0, 10, 0.1), (math.nan, 10, 0.1), (1.0, 0, 0.1), (1.0, 10, 0.0), (1.0, 10, 1.0), (1.0, 10**9, 1e-320)],
 )
 def test_a_tail_of_no_noise_is_refused(sigma: float, draws: int, probability: float) -> None:
     with pytest.raises(PlanError, match="no tail"):
