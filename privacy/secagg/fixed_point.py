@@ -78,16 +78,15 @@ class FixedPoint:
         """The most with which no sum can wrap, everything else as it is. There always are some: -64 make C at most 1."""
         return max(bits for bits in range(-_LIMIT, _FINEST + 1) if self._reached(bits) < 2 ** (self.modulus_bits - 1))
 
-    def encode(self, values: Reals, stream: Stream, out: npt.NDArray[np.uint32] | None = None) -> npt.NDArray[np.uint32]:
+    def encode(self, values: Reals, stream: Stream) -> npt.NDArray[np.uint32]:
         """Integers modulo 2^32 (two's complement), of which the lowest k bits count. Expected values are off by at most 2^-32 units.
 
-        `out` may be the very memory of float32 values (`values.view(np.uint32)`): a vector then takes no second one. The stream's key must
-        be secret. Raises PlanError, with nothing written, if a value is NaN or infinite.
+        The stream's key must be secret. Raises PlanError if a value is NaN or infinite.
         """
-        _refuse_infinite(values)
-        encoded = np.empty(len(values), np.uint32) if out is None else out
+        encoded = np.empty(len(values), np.uint32)
         for start in range(0, len(values), _CHUNK):
             exact = values[start : start + _CHUNK].astype(np.float64)
+            _refuse_infinite(exact, start)
             np.clip(exact, -self.clip, self.clip, out=exact)
             exact *= 2.0**self.fraction_bits
             below = np.floor(exact)
@@ -183,9 +182,8 @@ def _places(bits: int) -> Iterator[tuple[int, int, int]]:
     return ((column, *divmod(column * bits, 32)) for column in range(_GROUP))
 
 
-def _refuse_infinite(values: Reals) -> None:
-    for start in range(0, len(values), _CHUNK):
-        wrong = np.flatnonzero(~np.isfinite(values[start : start + _CHUNK]))
-        if len(wrong):
-            first = start + wrong[0]
-            raise PlanError(f"coordinate {first} is {values[first]}", "a bank whose training diverged sits the round out")
+def _refuse_infinite(values: npt.NDArray[np.float64], start: int) -> None:
+    """The coordinates from `start` on."""
+    wrong = np.flatnonzero(~np.isfinite(values))
+    if len(wrong):
+        raise PlanError(f"coordinate {start + wrong[0]} is {values[wrong[0]]}", "a bank whose training diverged sits the round out")
