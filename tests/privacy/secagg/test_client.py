@@ -313,3 +313,11 @@ def test_a_box_cannot_be_opened_by_another_nor_twice_in_another_direction() -> N
         with pytest.raises(Aborted):
             session.run()
         assert boxes and [refusal.banks for refusal in session.refusals] == [("bank0",), ("bank0",)]
+
+
+def test_updates_too_large_for_units_of_one_are_summed_in_larger_ones() -> None:
+    with federation(3) as made:
+        made.updates = {bank: update * np.float32(2**20) for bank, update in made.updates.items()}
+        made.next_header(clip=2.0**20, fraction_bits=-12)
+        clients = {bank: made.client(bank, replace(POLICY, most_clip=2.0**20)) for bank in made.roster.names}
+        np.testing.assert_array_equal(Session(Server(made.header, made.roster), clients).run(), made.sum(made.roster.names))

@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from privacy.errors import Aborted, Refused
 from privacy.secagg.identity import Roster
 from privacy.secagg.rules import dropouts_survived, least_threshold
 from privacy.secagg.server import Server
-from tests.privacy.secagg.driver import POLICY, Federation, Session, federation
+from tests.privacy.secagg.driver import Federation, Session, federation
 
 STAYS = 6
 
@@ -125,11 +124,3 @@ def test_a_roster_has_each_name_and_key_once(four: Federation) -> None:
             Roster(1, 0, ((name, key), other, again))
     with pytest.raises(Refused, match="not of 32 bytes"):
         Roster(1, 0, ((name, key), other, ("third", b"key")))
-
-
-def test_updates_too_large_for_units_of_one_are_summed_in_larger_ones() -> None:
-    with federation(3) as made:
-        made.updates = {bank: update * np.float32(2**20) for bank, update in made.updates.items()}
-        made.next_header(clip=2.0**20, fraction_bits=-12)
-        clients = {bank: made.client(bank, replace(POLICY, most_clip=2.0**20)) for bank in made.roster.names}
-        np.testing.assert_array_equal(Session(Server(made.header, made.roster), clients).run(), made.sum(made.roster.names))
