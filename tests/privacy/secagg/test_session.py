@@ -122,5 +122,11 @@ def test_a_roster_has_each_name_and_key_once(four: Federation) -> None:
     for again in ((name, other[1]), ("another", key)):
         with pytest.raises(Refused, match="each name and key once"):
             Roster(1, 0, ((name, key), other, again))
+    for alike in (name.upper(), name.replace("0", "\uff10")):
+        with pytest.raises(Refused, match="each name and key once"):
+            Roster(1, 0, ((name, key), (alike, other[1])))
+    for unwritten in ("", "bank\n", "bank\u202e", "\ud800", "b" * 256):
+        with pytest.raises(Refused, match="a name that cannot be written"):
+            Roster(1, 0, ((unwritten, key), other))
     with pytest.raises(Refused, match="not of 32 bytes"):
         Roster(1, 0, ((name, key), other, ("third", b"key")))
