@@ -10,7 +10,7 @@ it is written again when the session goes on. Like the ledger's, the chain shows
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,10 @@ class Fact:
     exchange: int
     what: str
     digest: str
+
+    def __post_init__(self) -> None:
+        if [type(value) for value in astuple(self)] != [str, int, str, str]:
+            raise TypeError("a fact that is none")
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,7 @@ def _read(path: Path) -> tuple[str, list[Fact], bytes]:
                 raise ValueError("its hash does not follow from the line before it")
             rows.append(row)
         return rows[0]["bank"], [Fact(**row) for row in rows[1:]], head
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise VaultError(f"{path}, line {len(rows) + 1}: {error}", "it proves nothing any more: find out who wrote to it") from error
 
 
