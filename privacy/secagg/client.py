@@ -138,7 +138,9 @@ class Client:
             raise error.at(place) from error.__cause__
 
     def _answer(self, message: Message) -> Message | None:
+        self._vault.check_next(self.exchange)
         if self._steps:
+            self._settle()  # where a full disk was in the way the first time
             self._check_header(self._header)
             if isinstance(message, InSession) and message.session != self._header.session:
                 raise ProtocolError(f"the bank is in session {self._header.session.hex()[:8]}", "messages of another session are dropped")

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
+from unicodedata import normalize
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -48,9 +49,12 @@ class Roster:
 
     def __post_init__(self) -> None:
         keys = dict(self.banks)
+        if not all(name.isprintable() and 0 < len(name.encode()) < 256 for name in keys):
+            raise Refused("a roster with a name that cannot be written", "1 to 255 bytes of UTF-8, printable")
         if any(len(key) != 32 for key in keys.values()):
             raise Refused("a roster with a key that is not of 32 bytes", "Ed25519 public keys, raw")
-        if not len(self.banks) == len(keys) == len(set(keys.values())) or not 0 <= self.colluders <= len(keys) - 2:
+        read = {normalize("NFKC", name).casefold() for name in keys}
+        if not len(self.banks) == len(read) == len(set(keys.values())) or not 0 <= self.colluders <= len(keys) - 2:
             raise Refused(
                 f"a roster of {len(self.banks)} banks of which {self.colluders} may collude: expected each name and key once, "
                 "and two banks or more that do not collude",

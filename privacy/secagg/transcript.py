@@ -12,7 +12,7 @@ import json
 import mmap
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from privacy.errors import VaultError
 from privacy.secagg.codec import hashed, names
 from privacy.secagg.messages import Box, Header, Inbox, KeyList, Message, Online, Receipts, Shares, Signed, Sum, Views
 
-_BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError)
+_BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
 """What lines raise that somebody has changed"""
 
 
@@ -33,6 +33,10 @@ class Fact:
     exchange: int
     what: str
     digest: str
+
+    def __post_init__(self) -> None:
+        if [type(value) for value in astuple(self)] != [str, int, str, str]:
+            raise TypeError("a fact that is none")
 
 
 @dataclass(frozen=True)

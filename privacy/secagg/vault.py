@@ -64,6 +64,7 @@ class Vault:
             raise VaultError(f"{self._folder}: another process has it open", "one process runs a bank; end the other first") from error
         for name in ("live", "ended", "used"):
             (self._folder / name).mkdir(mode=0o700, exist_ok=True)
+            _sync(self._folder / name)  # what is relied on may have been renamed by a process that was killed before it synced
         _sync(self._folder)
         if not (self._live / "0").exists() or self.ended(self._load(0).received.digest):
             _empty(self._live)
@@ -120,6 +121,13 @@ class Vault:
                 )
             _write(path, [session])
 
+    def check_next(self, exchange: int) -> None:
+        """VaultError where the live session is at another exchange: somebody else with this vault has answered."""
+        if self._lock.closed or self._answered != exchange:
+            raise VaultError(
+                f"{self._folder}: the session has gone on without this client", "what the vault holds counts: open it again, for one client"
+            )
+
     def store(self, exchange: int, step: Step) -> Step:
         """One exchange, on disk when this returns; as it lies there."""
         received = step.received.pieces()
@@ -136,7 +144,7 @@ class Vault:
 
     def steps(self) -> list[Step]:
         """Of the live session, from exchange 0 on."""
-        return [self._load(exchange) for exchange in range(len([*self._live.glob("[0-9]")]))]
+        return [self._load(exchange) for exchange in range(self._answered)]
 
     def _load(self, exchange: int) -> Step:
         path = self._live / str(exchange)
@@ -156,6 +164,11 @@ class Vault:
         with self._translated():
             _write(self._folder / "ended" / session.hex(), [])
             _empty(self._live)
+
+    @property
+    def _answered(self) -> int:
+        """Exchanges of the live session."""
+        return len([*self._live.glob("[0-9]")])
 
     @property
     def _live(self) -> Path:

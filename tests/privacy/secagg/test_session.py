@@ -1,10 +1,13 @@
 """Whole sessions: what comes out is the plain sum of those online, or nothing."""
 
 import itertools
-from collections.abc import Iterator
+import random
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from privacy.errors import Aborted, Refused
 from privacy.secagg.identity import Roster
@@ -24,10 +27,7 @@ def four() -> Iterator[Federation]:
 
 def _run(made: Federation, drops: tuple[int, ...]) -> None:
     """A session in which bank i answers the exchanges before drops[i]: the sum of those online, or an abort where too few are left."""
-    for client in made.clients().values():
-        client.end()
-    made.updates = made.fresh_updates()
-    session = Session(Server(made.next_header(), made.roster), made.clients(), dict(zip(made.roster.names, drops, strict=True)))
+    session = Session(Server(made.header, made.roster), made.clients(), dict(zip(made.roster.names, drops, strict=True)))
     left = [sum(drop > exchange for drop in drops) for exchange in range(STAYS)]
     short = [exchange for exchange, banks in enumerate(left) if banks < made.header.threshold]
     if short:
@@ -56,24 +56,49 @@ def test_any_modulus_gives_the_same_sum(bits: int) -> None:
         _run(made, (STAYS,) * 3)
 
 
-@pytest.mark.parametrize("exchange", range(STAYS))
-@pytest.mark.parametrize("bank", range(4))
-def test_one_bank_of_four_may_vanish_anywhere(four: Federation, bank: int, exchange: int) -> None:
-    _run(four, tuple(exchange if other == bank else STAYS for other in range(4)))
+@pytest.mark.parametrize("length", [1, 104_729, 1_000_000])
+def test_any_length_gives_the_same_sum(length: int) -> None:
+    with federation(3, length=length) as made:
+        _run(made, (STAYS, STAYS, 2))
 
 
-@pytest.mark.parametrize("exchange", range(STAYS))
-def test_with_two_of_four_gone_nothing_is_summed(four: Federation, exchange: int) -> None:
-    _run(four, (exchange, STAYS, 2, STAYS))
+@pytest.mark.parametrize(
+    ("banks", "moments"),
+    [(4, range(STAYS + 1)), (5, [0, 1, 2, 3, 4, STAYS]), *(pytest.param(n, range(STAYS + 1), marks=pytest.mark.slow) for n in (5, 6))],
+)
+def test_whenever_banks_vanish_the_sum_is_of_those_online_or_there_is_none(banks: int, moments: Sequence[int]) -> None:
+    """All patterns, up to which bank is which: that is drawn anew for each."""
+    for drops in itertools.combinations_with_replacement(moments, banks):
+        with federation(banks) as made:
+            _run(made, tuple(random.sample(drops, banks)))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", [*range(5), STAYS])
-def test_all_ways_in_which_four_banks_vanish(first: int) -> None:
-    for second in (*range(5), STAYS):
+@pytest.mark.parametrize("first", range(STAYS + 1))
+def test_whichever_of_four_banks_vanish(first: int) -> None:
+    for others in itertools.product(range(STAYS + 1), repeat=3):
         with federation(4) as made:
-            for others in itertools.product((*range(5), STAYS), repeat=2):
-                _run(made, (first, second, *others))
+            _run(made, (first, *others))
+
+
+def _run_many(banks: int, vanish: list[int]) -> None:
+    with federation(banks, colluders=banks // 10) as made:
+        vanish = vanish[: dropouts_survived(banks, banks // 10)]
+        drops = vanish + [STAYS] * (banks - len(vanish))
+        _run(made, tuple(random.sample(drops, banks)))
+
+
+@settings(max_examples=5, deadline=None)
+@given(banks=st.integers(7, 25), vanish=st.lists(st.integers(0, STAYS), max_size=20))
+def test_many_banks_of_which_any_may_vanish(banks: int, vanish: list[int]) -> None:
+    _run_many(banks, vanish)
+
+
+@pytest.mark.slow
+@settings(max_examples=3, deadline=None)
+@given(banks=st.integers(26, 100), vanish=st.lists(st.integers(0, STAYS), max_size=50))
+def test_very_many_banks_of_which_any_may_vanish(banks: int, vanish: list[int]) -> None:
+    _run_many(banks, vanish)
 
 
 @pytest.mark.parametrize("drops", [(2, 2, 2, 2), (0, 1, 2, 3), (3, 3, 4, 4), (2, 3, 4, 5), (1, 2, 2, 5)])
@@ -86,7 +111,6 @@ def test_four_of_ten_banks_may_vanish_with_one_colluding(drops: tuple[int, ...])
 def test_three_banks_of_which_one_may_collude_survive_no_dropout() -> None:
     assert (least_threshold(3, 1), dropouts_survived(3, 1), dropouts_survived(4, 1)) == (3, 0, 1)
     with federation(3, colluders=1) as made:
-        _run(made, (STAYS, STAYS, STAYS))
         _run(made, (STAYS, STAYS, 3))
 
 
@@ -122,5 +146,11 @@ def test_a_roster_has_each_name_and_key_once(four: Federation) -> None:
     for again in ((name, other[1]), ("another", key)):
         with pytest.raises(Refused, match="each name and key once"):
             Roster(1, 0, ((name, key), other, again))
+    for alike in (name.upper(), name.replace("0", "\uff10")):
+        with pytest.raises(Refused, match="each name and key once"):
+            Roster(1, 0, ((name, key), (alike, other[1])))
+    for unwritten in ("", "bank\n", "bank\u202e", "\ud800", "b" * 256):
+        with pytest.raises(Refused, match="a name that cannot be written"):
+            Roster(1, 0, ((unwritten, key), other))
     with pytest.raises(Refused, match="not of 32 bytes"):
         Roster(1, 0, ((name, key), other, ("third", b"key")))

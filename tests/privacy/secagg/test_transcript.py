@@ -123,6 +123,18 @@ def test_opening_looks_at_the_newest_session_and_verifying_at_all() -> None:
             Transcript(path, "bank")
 
 
+@pytest.mark.parametrize("fact", [{"session": []}, {"exchange": "0"}, {"exchange": True}, {"what": None}, {"digest": 1}])
+def test_a_bank_cannot_break_the_comparison_by_what_its_transcript_says(fact: dict[str, object]) -> None:
+    with scratch() as folder:
+        path = _make_transcript(folder / "transcript.jsonl")
+        Transcript(path, "bank")._append([{"session": "", "exchange": 0, "what": "online", "digest": ""} | fact])
+        with pytest.raises(VaultError, match="a fact that is none"):
+            verify_transcripts([path])
+        path.write_text("[" * 100_000 + "\n")
+        with pytest.raises(VaultError, match="line 1"):
+            verify_transcripts([path])
+
+
 def test_a_transcript_holds_nothing_secret() -> None:
     """Names, numbers and hashes."""
     with federation(3) as made:
