@@ -191,7 +191,6 @@ PRIVACY = {"epsilon": 2, "delta": 1e-5, "clip_norm": 1, "unit": "record", "units
 @pytest.mark.parametrize(
     ("blocks", "message"),
     [
-        ({"method": "full"}, "privacy needs method: lora"),
         ({"model": {"path": "m", "quantization": "int8"}}, "privacy: model.quantization: int8 rounds every row of a batch by the outliers"),
         ({"train": {"max_grad_norm": 1}}, "privacy: train.max_grad_norm clips a batch as a whole"),
         ({"train": {"early_stopping": 1}}, "privacy: train.early_stopping: evaluations on private rows"),
