@@ -148,10 +148,9 @@ def sign_roster(
             raise typer.Exit(1)
     signed = bank.sign(proposal, confirmed)
     write(roster, signed)
-    state = (
-        f"in force here. Signatures of {', '.join(signed.missing)} are to come: send {roster} back" if signed.missing else "in force here"
-    )
-    print(f"signed as {own.name}; version {signed.roster.version} is {'not yet ' if signed.missing else ''}{state}")
+    print(f"signed as {own.name}; version {signed.roster.version} is {'not yet' if signed.missing else 'now'} in force here")
+    if signed.missing:
+        print(f"  send {roster} back: signatures of {', '.join(signed.missing)} are to come")
 
 
 @roster_app.command("propose")

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from federation.errors import CertificateError
-from federation.files import Facts, translated
+from federation.files import Digest, Facts, translated
 from federation.member import Request, distinguished, key_hash
 from privacy.secagg.identity import fingerprint
 
@@ -37,7 +37,7 @@ class Issued(Facts):
     serial: str
     name: str
     use: Literal["server", "client"]
-    key: str
+    key: Digest
     begins: datetime
     ends: datetime
 
@@ -126,7 +126,7 @@ def check_times(certificate: x509.Certificate, now: datetime) -> None:
 def note(path: Path, certificate: x509.Certificate, use: Literal["server", "client"]) -> None:
     """A line at the end of the list, on disk when this returns. Raises FolderError."""
     line = Issued(
-        serial=f"{certificate.serial_number:x}", name=common_name(certificate), use=use, key=key_hash(certificate.public_key()).hex(),
+        serial=f"{certificate.serial_number:x}", name=common_name(certificate), use=use, key=key_hash(certificate.public_key()),
         begins=certificate.not_valid_before_utc, ends=certificate.not_valid_after_utc,
     )  # fmt: skip
     with translated(path), open(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600), "w") as file:

@@ -39,14 +39,15 @@ def read(kind: type[T], path: Path) -> T:
     with translated(path):
         text = path.read_bytes()
     try:
-        values = json.loads(text)
+        if not isinstance(values := json.loads(text), dict):
+            raise ValueError("expected a block of fields")
         return kind.model_validate_json(text)
     except ValidationError as error:
         raise FactsError(
             f"{path}: " + "; ".join(explain(kind, values, error)), "changed on its way? Ask its sender for it again"
         ) from error
     except ValueError as error:
-        raise FactsError(f"{path}: not JSON in UTF-8 ({error})", "ask its sender for it again") from error
+        raise FactsError(f"{path}: not JSON of ours ({error})", "ask its sender for it again") from error
 
 
 def write(path: Path, facts: Facts) -> None:

@@ -1,6 +1,7 @@
 """A bank's own folder: what it has made, confirmed, signed and received.
 
-    keys/1  keys/2 ...   see keys.py: one folder for each rotation, the newest last; in it certificate.pem, for its TLS key
+    keys/1  keys/2 ...   see keys.py: one folder for each rotation, and in it certificate.pem for its TLS key. Those that are in
+                         no roster any more may be deleted
     known.json           fingerprints of peers, as its people have confirmed them
     signed.json          version and hash of the newest roster it has signed
     roster.json          the roster in force: all have signed it
@@ -32,21 +33,22 @@ class Home:
     @property
     def keys(self) -> list[Keys]:
         """Oldest first."""
-        count = len([*(self._folder / "keys").glob("[0-9]*")])
-        if not count:
+        if not self._key_folders:
             raise FolderError(f"{self._folder}: no keys", f"consortium federation keygen NAME --home {self._folder}")
-        return [Keys.load(self._folder / "keys" / str(number + 1)) for number in range(count)]
+        return [Keys.load(folder) for folder in self._key_folders]
+
+    @property
+    def _key_folders(self) -> list[Path]:
+        return sorted((self._folder / "keys").glob("[0-9]*"), key=lambda folder: int(folder.name))
 
     def make_keys(self, name: str, *, rotate: bool) -> Keys:
         """The first, or others to replace them. FactsError for a name that will not do."""
-        folder, made = self._folder / "keys", Keys.create(name)
-        if rotate and self.keys[-1].name != name:
-            raise FolderError(
-                f"{folder}: keys of {self.keys[-1].name}, not of {name}", "a bank keeps its name; another needs another folder"
-            )
-        if folder.exists() and not rotate:
-            raise FolderError(f"{folder}: has keys already", "--rotate makes others beside them, to replace them in the next roster")
-        made.save(folder / str(len(self.keys) + 1 if rotate else 1))
+        made, folders = Keys.create(name), self._key_folders
+        if folders and not rotate:
+            raise FolderError(f"{self._folder}: has keys already", "--rotate makes others beside them, to replace them in the next roster")
+        if rotate and (before := self.keys[-1].name) != name:
+            raise FolderError(f"{self._folder}: keys of {before}, not of {name}", "a bank keeps its name; another needs another folder")
+        made.save(self._folder / "keys" / str(int(folders[-1].name) + 1 if folders else 1))
         return made
 
     def request(self) -> Request:
@@ -59,7 +61,7 @@ class Home:
         """Those that the bank's line in the roster speaks of. NotTrusted if it has none, or others."""
         line = roster.member(self.keys[-1].name)
         for keys in self.keys:
-            if keys.member.succession == line.succession:
+            if keys.member == line.keys:
                 return keys
         raise NotTrusted(
             f"version {roster.version} of the roster has other keys for {line.name} than those in {self._folder / 'keys'}",
@@ -68,7 +70,7 @@ class Home:
 
     @property
     def known(self) -> Known:
-        return read(Known, path) if (path := self._folder / "known.json").exists() else Known()
+        return Known.of(self._folder)
 
     @property
     def in_force(self) -> Roster | None:
@@ -99,7 +101,7 @@ class Home:
             )
         roster, own = proposal.roster, self.keys_in(proposal.roster)
         if own.name not in proposal.signatures:
-            write(self._folder / "known.json", known.adding({member.name: member.fingerprint for member in roster.members}))
+            known.adding({member.name: member.fingerprint for member in roster.members}).keep(self._folder)
             write(self._folder / "signed.json", Seen(version=roster.version, hash=roster.hash))
         signed = proposal.adding({own.name: own.identity.sign(roster.hash)})
         if not signed.missing:
@@ -114,8 +116,8 @@ class Home:
         check_certificate(certificate, authority, now)
         if (roster := self.in_force) and key_hash(authority.public_key()) != roster.authority:
             raise CertificateError(f"{path}: not from the authority in version {roster.version} of the roster", "who has sent it?")
-        for number, keys in enumerate(self.keys, 1):
+        for folder, keys in zip(self._key_folders, self.keys, strict=True):
             if (keys.name, keys.member.tls) == (common_name(certificate), key_hash(certificate.public_key())):
-                write_bytes(self._folder / "keys" / str(number) / "certificate.pem", chain(*sent))
+                write_bytes(folder / "certificate.pem", chain(*sent))
                 return certificate
         raise CertificateError(f"{path}: for {common_name(certificate)}, and not for a key in {self._folder}", "is it another bank's?")

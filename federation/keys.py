@@ -57,10 +57,10 @@ class Keys:
             name, signing, node, tls = ((folder / file).read_bytes() for file in ("name", "identity.pem", "node", "tls.pem"))
         try:
             keys = cls(name.decode().strip(), load_signing_key(signing), load_ssh_private_key(node, None), load_key(tls))  # type: ignore[arg-type]
-            keys.member  # noqa: B018
+            keys.member  # noqa: B018  # is each of its kind?
         except (ValueError, TypeError, AttributeError, UnsupportedAlgorithm) as error:
             raise FolderError(
-                f"{folder}: not keys as `consortium federation keygen` makes them ({error})", "take them from a backup"
+                f"{folder}: keys that were damaged, or are not as `consortium federation keygen` makes them", "take them from a backup"
             ) from error
         return keys
 

@@ -1,7 +1,9 @@
 """What a bank tells of itself: its name, its public keys, and the request that carries them to the coordinator."""
 
+import hashlib
 import string
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Literal
 
 from cryptography import x509
@@ -10,12 +12,11 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
-from cryptography.hazmat.primitives.hashes import SHA256, Hash
 from cryptography.x509.oid import NameOID
 from pydantic import AfterValidator, Field, model_validator
 
 from federation.errors import FactsError, NotTrusted
-from federation.files import Digest, Facts, Signature
+from federation.files import Digest, Facts, Signature, read, write
 from privacy.secagg.codec import labelled
 from privacy.secagg.identity import fingerprint
 
@@ -38,7 +39,7 @@ def check_distinct(names: Iterable[str]) -> None:
     seen: dict[str, str] = {}
     for name in names:
         drawn = name.translate(_DRAWN_ALIKE).replace("rn", "m").replace("vv", "w").replace("cl", "d")
-        if (other := seen.setdefault(drawn, name)) is not name:
+        if (other := seen.setdefault(drawn, name)) != name:
             raise FactsError(f"the names {other} and {name} look alike", "one of the two has to make its keys under another name")
 
 
@@ -70,9 +71,14 @@ class Member(Facts):
     """By the identity that this one replaces, if there was one"""
 
     @property
+    def keys(self) -> "Member":
+        """Name and keys alone, whatever they succeed."""
+        return self.model_copy(update={"succeeds": None})
+
+    @property
     def succession(self) -> bytes:
         """What the identity before this one signs."""
-        return labelled("federation succession", self.model_copy(update={"succeeds": None}).canonical)
+        return labelled("federation succession", self.keys.canonical)
 
     @property
     def fingerprint(self) -> str:
@@ -126,6 +132,14 @@ class Known(Facts):
 
     fingerprints: Mapping[str, str] = Field({}, description="names and fingerprints")
 
+    @classmethod
+    def of(cls, folder: Path) -> "Known":
+        """Those that are kept in a folder, at first none."""
+        return read(cls, path) if (path := folder / "known.json").exists() else cls()
+
+    def keep(self, folder: Path) -> None:
+        write(folder / "known.json", self)
+
     def check(self, member: Member) -> bool:
         """Whether its key was confirmed. NotTrusted if another one was."""
         if (confirmed := self.fingerprints.get(member.name)) is None:
@@ -137,8 +151,9 @@ class Known(Facts):
             )
         return True
 
-    def adding(self, *others: Mapping[str, str]) -> "Known":
-        return Known(fingerprints={name: text for each in (self.fingerprints, *others) for name, text in each.items()})
+    def adding(self, fingerprints: Mapping[str, str]) -> "Known":
+        """These too, in place of what was there for the same names."""
+        return Known(fingerprints={**self.fingerprints, **fingerprints})
 
 
 def signed_by(identity: bytes, signature: bytes, text: bytes) -> bool:
@@ -151,9 +166,7 @@ def signed_by(identity: bytes, signature: bytes, text: bytes) -> bool:
 
 def key_hash(key: PublicKeyTypes) -> bytes:
     """SHA-256 of its SubjectPublicKeyInfo in DER (RFC 5280, 4.1.2.7)."""
-    digest = Hash(SHA256())
-    digest.update(key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo))
-    return digest.finalize()
+    return hashlib.sha256(key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)).digest()
 
 
 def ssh_line(key: ec.EllipticCurvePublicKey) -> str:

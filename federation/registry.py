@@ -73,7 +73,7 @@ class Registry:
 
     @property
     def known(self) -> Known:
-        return read(Known, path) if (path := self._folder / "known.json").exists() else Known()
+        return Known.of(self._folder)
 
     @property
     def approved(self) -> dict[str, Request]:
@@ -101,10 +101,10 @@ class Registry:
     def approve(self, request: Request, known: Known, now: datetime) -> Path:
         """Keep the request, and issue a certificate: the file for the bank. NotTrusted for a key that nobody has confirmed."""
         member = request.member
-        check_distinct({*self.approved, member.name})
+        check_distinct((*self.approved, member.name))
         if not self.is_confirmed(request, known):
             raise NotTrusted(f"no fingerprint was confirmed for {member.name}", "ask the bank by telephone")
-        write(self._folder / "known.json", self.known.adding({member.name: member.fingerprint}))
+        self.known.adding({member.name: member.fingerprint}).keep(self._folder)
         path = self._certify(request, now)
         write(self._folder / "members" / f"{member.name}.json", request)
         return path
@@ -143,7 +143,7 @@ class Registry:
         return path, roster
 
     def gather(self, copies: Iterable[Path]) -> SignedRoster:
-        """Take over the signatures that have come back, all of one version. Fork where a copy is of another roster."""
+        """Take over the signatures that have come back; the last copy's roster, as it is now. Fork where one is not as proposed."""
         for copy in copies:
             come = read(SignedRoster, copy)
             if not (path := self._path(come.roster.version)).exists():

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from federation.authority import Authority, chain, check_certificate, load, vouched
 from federation.errors import CertificateError, FolderError
 from federation.keys import Keys
+from federation.member import distinguished
 from federation.registry import Registry
 from privacy.errors import ConsortiumError
 from tests.federation.enrolment import BANKS, NOW, Federation
@@ -150,17 +151,19 @@ def test_an_authority_that_banks_trust_vouches_for_identities() -> None:
     association, keys = Authority.create("association", NOW), Keys.create("alder")
     certificate = (
         x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "alder")]))
+        .subject_name(distinguished("alder"))
         .issuer_name(association.certificate.subject)
         .public_key(keys.signing.public_key())
         .serial_number(1)
         .not_valid_before(NOW)
-        .not_valid_after(NOW + DAY)
+        .not_valid_after(NOW + 6 * 366 * DAY)
         .sign(association.key, SHA256())
     )
     assert vouched([certificate], association.certificate, NOW) == {"alder": keys.member.fingerprint}
-    with pytest.raises(CertificateError, match="ended"):
-        vouched([certificate], association.certificate, NOW + 2 * DAY)
+    with pytest.raises(CertificateError, match="of alder begins"):
+        vouched([certificate], association.certificate, NOW - MINUTE)
+    with pytest.raises(CertificateError, match="of association authority ended"):
+        vouched([certificate], association.certificate, NOW + 5 * 366 * DAY)
     with pytest.raises(CertificateError, match="was not issued by orchard authority"):
         vouched([certificate], Authority.create("orchard", NOW).certificate, NOW)
 

@@ -45,7 +45,7 @@ def test_four_banks_from_their_keys_to_a_roster_in_force(consortium: Command, tm
     assert consortium("roster", "gather", *(f"{name}.signed" for name in BANKS))[1].startswith("version 1 is signed by all")
     assert "signed by all 4" in consortium("roster", "verify", "coordinator/roster-1.json")[1]
     for name in BANKS:
-        assert "version 1 is in force here" in consortium("sign-roster", "coordinator/roster-1.json", "--home", name)[1]
+        assert "version 1 is now in force here" in consortium("sign-roster", "coordinator/roster-1.json", "--home", name)[1]
     shown = consortium("roster", "show", "coordinator/roster-1.json")[1]
     assert "orchard, version 1; 1 of 4 may collude" in shown and shown.count("yes") == 4
     secrets = [path.read_text().splitlines()[1] for path in tmp_path.rglob("*") if path.name in ("identity.pem", "node", "tls.pem")]

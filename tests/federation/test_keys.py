@@ -2,12 +2,15 @@
 
 import json
 import os
+import shutil
 import stat
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
+from cryptography.hazmat.primitives.serialization import Encoding, load_ssh_private_key, load_ssh_public_key
 
 from federation.errors import FactsError, FolderError
 from federation.files import read, write
@@ -40,6 +43,9 @@ def test_keys_are_never_written_over(tmp_path: Path) -> None:
         Keys.create("alder").save(tmp_path / "alder" / "keys" / "1")
     second = home.make_keys("alder", rotate=True)
     assert [keys.member for keys in home.keys] == [first.member, second.member]
+    shutil.rmtree(tmp_path / "alder" / "keys" / "1")
+    third = home.make_keys("alder", rotate=True)
+    assert [keys.member for keys in home.keys] == [second.member, third.member]
     with pytest.raises(FolderError, match="keys of alder, not of birch"):
         home.make_keys("birch", rotate=True)
 
@@ -58,6 +64,7 @@ def test_a_crash_leaves_all_keys_or_none(tmp_path: Path, monkeypatch: pytest.Mon
     assert not [*(tmp_path / "alder" / "keys").iterdir()]
     with pytest.raises(FolderError, match="no keys"):
         _ = Home(tmp_path / "alder").keys
+    Home(tmp_path / "alder").make_keys("alder", rotate=False)
 
 
 def test_a_folder_that_others_may_look_into_is_refused(tmp_path: Path) -> None:
@@ -86,7 +93,7 @@ def test_damaged_keys_are_an_error_that_shows_nothing_of_them(tmp_path: Path, fi
 def test_keys_in_each_others_places_are_refused(tmp_path: Path) -> None:
     Keys.create("alder").save(folder := tmp_path / "keys")
     (folder / "identity.pem").write_bytes((folder / "tls.pem").read_bytes())
-    with pytest.raises(FolderError, match="expected an Ed25519 key"):
+    with pytest.raises(FolderError, match="keys that were damaged"):
         Keys.load(folder)
 
 
@@ -123,19 +130,23 @@ def test_a_tampered_request_is_refused(tmp_path: Path) -> None:
             read(Request, path)
 
 
-def test_a_request_is_of_one_hand(tmp_path: Path) -> None:
+def test_a_request_is_of_one_hand() -> None:
     """Its signer cannot claim another's TLS key, or hand in what is no key."""
     keys, other = Keys.create("alder"), Keys.create("birch").request()
 
-    def claim(**changes: object) -> Request:
+    def claim(csr: str, **changes: object) -> Request:
         member = keys.member.model_copy(update=changes)
-        csr = str(changes.get("csr", other.csr))
         return Request(member=member, csr=csr, signature=keys.identity.sign(Request.text(member, csr)))
 
     with pytest.raises(ValueError, match="not for the TLS key of the request"):
-        claim()
+        claim(other.csr)
+    stolen = bytearray(x509.load_pem_x509_csr(other.csr.encode()).public_bytes(Encoding.DER))
+    stolen[-1] ^= 1  # of its signature
+    text = f"-----BEGIN CERTIFICATE REQUEST-----\n{b64encode(stolen).decode()}\n-----END CERTIFICATE REQUEST-----\n"
+    with pytest.raises(ValueError, match="and signed by it"):
+        claim(text, tls=other.member.tls)
     with pytest.raises(ValueError, match="not a certificate request in PEM"):
-        claim(csr="-----BEGIN")
+        claim("-----BEGIN")
     values = json.loads(keys.request().model_dump_json())
     for node in ("ssh-rsa AAAA", f"{keys.member.node} comment", ssh_line(ec.generate_private_key(ec.SECP256R1()).public_key())):
         values["member"]["node"] = node

@@ -85,6 +85,11 @@ def test_roll_back_is_refused(made: Federation) -> None:
         made.homes["alder"].sign(first, made.told)
     with pytest.raises(NotTrusted, match="does not follow"):
         check_follows(forged(second.roster, version=3).roster, second.roster)
+    for version in (1, 2):
+        with pytest.raises(NotTrusted, match="does not follow"):
+            check_follows(forged(second.roster, version=version, previous=second.roster.hash).roster, second.roster)
+    with pytest.raises(NotTrusted, match="a roster of meadow, but this bank is in orchard"):
+        check_follows(forged(second.roster, version=3, previous=second.roster.hash, federation="meadow").roster, second.roster)
 
 
 def test_an_older_proposal_is_refused_before_any_is_in_force(made: Federation) -> None:
@@ -113,6 +118,8 @@ def test_what_a_bank_signed_can_come_into_force_after_it_signed_a_newer_one(made
     assert made.homes["alder"].in_force == older.roster
     with pytest.raises(NotTrusted, match="version 2 of the roster does not follow"):
         made.homes["alder"].sign(newer, made.told)
+    with pytest.raises(Fork):  # it has not forgotten that it signed a version 2
+        made.homes["alder"].sign(forged(newer.roster, previous=older.roster.hash), made.told)
 
 
 def test_removal_is_signed_by_all_who_remain(made: Federation) -> None:
