@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from privacy.errors import Aborted, ProtocolError, Refused, VaultError
 from privacy import disk
+from privacy.errors import Aborted, ProtocolError, Refused, VaultError
 from privacy.secagg.client import Client
 from privacy.secagg.messages import Inbox, Message, Online, Reveal, Views
 from privacy.secagg.server import Server
