@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from consortium.federation import app as federation_app
 from privacy.errors import ConsortiumError
 from trainers.errors import ConfigError
 
@@ -25,6 +26,7 @@ privacy_app = typer.Typer(help="What a private run promises, and what a populati
 app.add_typer(privacy_app, name="privacy")
 ledger_app = typer.Typer(help="Budgets of populations: granted by the compliance officer, spent by private runs.", no_args_is_help=True)
 privacy_app.add_typer(ledger_app, name="ledger")
+app.add_typer(federation_app, name="federation")
 
 JobFile = Annotated[Path, typer.Argument(help="Job file (YAML).", metavar="JOB.yaml")]
 RunDir = Annotated[Path, typer.Argument(help="Run directory.", metavar="RUN")]

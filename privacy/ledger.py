@@ -31,6 +31,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
+from privacy import disk
 from privacy.accountant import epsilon
 from privacy.book import FORMAT, Attachment, Book, Grant, Held
 from privacy.errors import BudgetRefused, LedgerCorrupt, LedgerError
@@ -91,7 +92,7 @@ class Ledger:
         """A new ledger, readable by its owner only. Raises LedgerError where something is there already or the place cannot be written."""
         try:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-            _sync(path.parent)
+            disk.sync(path.parent)
         except OSError as error:
             raise LedgerError(
                 f"{path}: {error.strerror}", "a ledger is created once; name a new file in a directory that is there"
@@ -380,11 +381,3 @@ def _merged(events: Sequence[Event]) -> list[Event]:
     for event in (event for event in events if event.steps):
         steps[event.times(1)] = steps.get(event.times(1), 0) + event.steps
     return [step.times(count) for step, count in steps.items()]
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -397,11 +397,11 @@ def read_config(path: Path) -> TrainConfig:
     return validate(TrainConfig, values, source=str(path))
 
 
-def validate(model: type[T], values: Mapping[str, Any], *, source: str) -> T:
+def validate(
+    model: type[T], values: Mapping[str, Any], *, source: str, hint: str = "`consortium init DIR` writes a commented job file"
+) -> T:
     """`model` from plain values; every mistake in one ConfigError that names file, field and the nearest known name."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(
-            f"{source}: " + "; ".join(explain(model, values, error)), "`consortium init DIR` writes a commented job file"
-        ) from error
+        raise ConfigError(f"{source}: " + "; ".join(explain(model, values, error)), hint) from error

@@ -17,14 +17,14 @@ never do.
 import fcntl
 import mmap
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from privacy import disk
 from privacy.errors import ProtocolError, Refused, VaultError
-from privacy.secagg.codec import Buffer
 from privacy.secagg.identity import Roster
 from privacy.secagg.messages import Message
 from privacy.secagg.transcript import Transcript
@@ -64,8 +64,8 @@ class Vault:
             raise VaultError(f"{self._folder}: another process has it open", "one process runs a bank; end the other first") from error
         for name in ("live", "ended", "used"):
             (self._folder / name).mkdir(mode=0o700, exist_ok=True)
-            _sync(self._folder / name)  # what is relied on may have been renamed by a process that was killed before it synced
-        _sync(self._folder)
+            disk.sync(self._folder / name)  # what is relied on may have been renamed by a process that was killed before it synced
+        disk.sync(self._folder)
         if not (self._live / "0").exists() or self.ended(self._load(0).received.digest):
             _empty(self._live)
         self._transcript = Transcript(self._folder / "transcript.jsonl", bank)
@@ -91,13 +91,13 @@ class Vault:
                     "versions rise, and each stands for one roster",
                 )
             if old != new:
-                _write(path, [new])
+                disk.write(path, [new])
 
     def keep(self, name: str, secret: bytes) -> None:
         """A secret of the live session, on disk when this returns."""
         assert name in _SECRET
         with self._translated():
-            _write(self._live / name, [secret])
+            disk.write(self._live / name, [secret])
 
     def secret(self, name: str) -> bytes:
         with self._translated():
@@ -108,7 +108,7 @@ class Vault:
         with self._translated():
             for name in _SECRET:
                 (self._live / name).unlink(missing_ok=True)
-            _sync(self._live)
+            disk.sync(self._live)
 
     def claim(self, update: bytes, session: bytes) -> None:
         """Remember for ever that this update, known by its digest, is masked in this session. Refused if it was in another."""
@@ -119,7 +119,7 @@ class Vault:
                     "this update has been masked in another session: the difference of two sums would show it",
                     "contribute a fresh update, or sit this session out",
                 )
-            _write(path, [session])
+            disk.write(path, [session])
 
     def check_next(self, exchange: int) -> None:
         """VaultError where the live session is at another exchange: somebody else with this vault has answered."""
@@ -133,7 +133,7 @@ class Vault:
         received = step.received.pieces()
         size = sum(len(piece) for piece in received).to_bytes(8, "big")
         with self._translated():
-            _write(self._live / str(exchange), [size, *received, *(step.sent.pieces() if step.sent else [])])
+            disk.write(self._live / str(exchange), [size, *received, *(step.sent.pieces() if step.sent else [])])
         stored = self._load(exchange)
         return Step(stored.received.known_from(step.received), stored.sent and step.sent and stored.sent.known_from(step.sent))
 
@@ -162,7 +162,7 @@ class Vault:
     def end(self, session: bytes) -> None:
         """The live session is over for ever, and erased."""
         with self._translated():
-            _write(self._folder / "ended" / session.hex(), [])
+            disk.write(self._folder / "ended" / session.hex(), [])
             _empty(self._live)
 
     @property
@@ -184,28 +184,8 @@ class Vault:
             ) from error
 
 
-def _write(path: Path, pieces: Iterable[Buffer]) -> None:
-    """Whole or not at all, and on disk when this returns."""
-    new = path.with_name(path.name + ".new")
-    with open(os.open(new, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "wb") as file:
-        for piece in pieces:
-            file.write(piece)
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(new, path)
-    _sync(path.parent)
-
-
 def _empty(folder: Path) -> None:
     if paths := [*folder.iterdir()]:
         for path in paths:
             path.unlink()
-        _sync(folder)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        disk.sync(folder)

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from privacy import disk
 from privacy.errors import Aborted, ProtocolError, Refused, VaultError
-from privacy.secagg import vault
 from privacy.secagg.client import Client
 from privacy.secagg.messages import Inbox, Message, Online, Reveal, Views
 from privacy.secagg.server import Server
@@ -173,10 +173,10 @@ def test_what_a_killed_process_had_not_synced_is_synced_before_the_next_one_reli
                 raise Killed
 
         with monkeypatch.context() as patch:
-            patch.setattr(vault, "_sync", die)
+            patch.setattr(disk, "sync", die)
             with pytest.raises(Killed):
                 client.on(made.header)
-        monkeypatch.setattr(vault, "_sync", lambda folder: synced.append(folder.name))
+        monkeypatch.setattr(disk, "sync", lambda folder: synced.append(folder.name))
         assert made.client(BANK).exchange == 1 and synced[:4] == ["live", "ended", "used", BANK]
 
 

@@ -1,0 +1,41 @@
+"""What can go wrong between banks and their coordinator.
+
+FederationError                    exit code 1
+├── FactsError(ValueError)             2   a file, a name or what was typed is not what it should be
+├── FolderError(OSError)               2   keys and rosters cannot be read or written, or are there already
+├── NotTrusted(RuntimeError)           3   what is asked goes against what this side has confirmed or signed
+│   └── Fork                               two rosters under one version: somebody shows banks different ones
+└── CertificateError(ValueError)       1   a TLS certificate that does not hold: its time, its name, its key or who issued it
+"""
+
+from privacy.errors import ConsortiumError
+
+
+class FederationError(ConsortiumError):
+    """The base of what follows."""
+
+
+class FactsError(FederationError, ValueError):
+    """A file, a name or what was typed is not what it should be."""
+
+    exit_code = 2
+
+
+class FolderError(FederationError, OSError):
+    """Keys and rosters cannot be read or written, or are there already."""
+
+    exit_code = 2
+
+
+class NotTrusted(FederationError, RuntimeError):
+    """What is asked goes against what this side has confirmed or signed. Nothing was signed or issued."""
+
+    exit_code = 3
+
+
+class Fork(NotTrusted):
+    """Two rosters under one version: somebody shows banks different ones."""
+
+
+class CertificateError(FederationError, ValueError):
+    """A TLS certificate that does not hold: its time, its name, its key or who issued it."""
