@@ -32,7 +32,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from privacy.errors import Inconsistent, ProtocolError, Refused, SecAggError
+from privacy.errors import Inconsistent, PlanError, ProtocolError, Refused, SecAggError
 from privacy.secagg import shamir
 from privacy.secagg.agreement import Secrets, members_hash, pair_masks, seal, self_mask, unseal, view_hash
 from privacy.secagg.fixed_point import pack, unpack
@@ -77,7 +77,7 @@ class Client:
         vault: Vault,
         update: npt.NDArray[np.float32] | None = None,
     ) -> None:
-        """`update` is what is to be summed; a bank that was restarted after exchange 2 goes on without."""
+        """`update` is what is to be summed, let go of when it is masked; a bank that was restarted after exchange 2 goes on without."""
         roster.check_order([identity.name])
         vault.check_roster(roster)
         self._identity, self._roster, self._policy, self._expected, self._vault = identity, roster, policy, expected, vault
@@ -97,7 +97,8 @@ class Client:
 
     def on(self, message: Message) -> list[Message]:
         """The bank's answer, on disk when this returns. A message that is refused raises and changes nothing."""
-        self._steps.append(self._vault.store(self.exchange, self._step(message)))
+        step = self._vault.store(self.exchange, self._step(message))
+        self._steps = [*(Step(before.received, None) for before in self._steps), step]  # the masked vector leaves memory with the next
         return self.resend()
 
     def resend(self) -> list[Message]:
@@ -194,7 +195,10 @@ class Client:
             shape = None if self._update is None else (self._update.dtype, self._update.shape)
             raise Refused(f"no update to mask: expected float32 of shape ({self._header.length},), got {shape}")
         members = self._members(inbox)
-        vector = encoding(self._header, self._roster).encode(self._update, Stream())
+        try:
+            vector = encoding(self._header, self._roster).encode(self._update, Stream())
+        except PlanError as error:
+            raise Refused(f"the update's {error.message}", error.hint) from error
         peers = [keys for keys in members if keys.bank != self.name]
         masks = pair_masks(self._header, self._roster, members_hash(members), self.name, self._secrets.masking, peers)
         add_masks(vector, [(self_mask(self._header.session, self.name, self._secrets.seed), 1), *masks])

@@ -2,7 +2,7 @@
 
 Fields follow one another in the order of their dataclass, big-endian:
 
-    int                    8 bytes, unsigned
+    int                    8 bytes, two's complement
     float                  8 bytes, IEEE 754, finite
     str                    1 byte of length, then UTF-8, not empty
     Annotated[bytes, n]    n bytes
@@ -51,9 +51,9 @@ def names(banks: Iterable[str]) -> bytes:
 def encode(value: Any, kind: Any) -> Iterator[Buffer]:
     """The pieces of a value's encoding, in order."""
     if kind is int:
-        if not 0 <= value < 2**64:
-            raise ProtocolError(f"the number {value} cannot be written: expected 0 to 2^64 - 1")
-        yield value.to_bytes(8, "big")
+        if not -(2**63) <= value < 2**63:
+            raise ProtocolError(f"the number {value} cannot be written: expected -2^63 to 2^63 - 1")
+        yield value.to_bytes(8, "big", signed=True)
     elif kind is float:
         yield _FLOAT.pack(value)
     elif kind is str:
@@ -114,7 +114,7 @@ class _Reader:
 
     def read(self, kind: Any) -> Any:
         if kind is int:
-            return self.number(8)
+            return int.from_bytes(self.take(8), "big", signed=True)
         if kind is float:
             return self.real()
         if kind is str:

@@ -11,10 +11,10 @@ Weights come before: a bank of weight w encodes w times its update, and w itself
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtri
 
 from privacy.errors import PlanError
 from privacy.stream import Stream
@@ -78,16 +78,15 @@ class FixedPoint:
         """The most with which no sum can wrap, everything else as it is. There always are some: -64 make C at most 1."""
         return max(bits for bits in range(-_LIMIT, _FINEST + 1) if self._reached(bits) < 2 ** (self.modulus_bits - 1))
 
-    def encode(self, values: Reals, stream: Stream, out: npt.NDArray[np.uint32] | None = None) -> npt.NDArray[np.uint32]:
+    def encode(self, values: Reals, stream: Stream) -> npt.NDArray[np.uint32]:
         """Integers modulo 2^32 (two's complement), of which the lowest k bits count. Expected values are off by at most 2^-32 units.
 
-        `out` may be the very memory of float32 values (`values.view(np.uint32)`): a vector then takes no second one. The stream's key must
-        be secret. Raises PlanError, with nothing written, if a value is NaN or infinite.
+        The stream's key must be secret. Raises PlanError if a value is NaN or infinite.
         """
-        _refuse_infinite(values)
-        encoded = np.empty(len(values), np.uint32) if out is None else out
+        encoded = np.empty(len(values), np.uint32)
         for start in range(0, len(values), _CHUNK):
             exact = values[start : start + _CHUNK].astype(np.float64)
+            _refuse_infinite(exact, start)
             np.clip(exact, -self.clip, self.clip, out=exact)
             exact *= 2.0**self.fraction_bits
             below = np.floor(exact)
@@ -121,11 +120,11 @@ def gaussian_tail(sigma: float, draws: int, probability: float) -> float:
 
     With draws = parties * coordinates * rounds it holds for a whole run. What does exceed it is cut, which costs accuracy, not privacy.
     """
-    if not (sigma >= 0 and draws >= 1 and 0 < probability < 1):
+    if not (sigma >= 0 and draws >= 1 and probability < 1 and probability / (2 * draws) > 0):
         raise PlanError(
             f"no tail for sigma {sigma}, {draws} draws, probability {probability}", "sigma >= 0, draws >= 1, 0 < probability < 1"
         )
-    return -sigma * float(ndtri(probability / (2 * draws)))
+    return -sigma * NormalDist().inv_cdf(probability / (2 * draws))
 
 
 def pack(vector: npt.NDArray[np.uint32], bits: int) -> npt.NDArray[np.uint8]:
@@ -183,9 +182,8 @@ def _places(bits: int) -> Iterator[tuple[int, int, int]]:
     return ((column, *divmod(column * bits, 32)) for column in range(_GROUP))
 
 
-def _refuse_infinite(values: Reals) -> None:
-    for start in range(0, len(values), _CHUNK):
-        wrong = np.flatnonzero(~np.isfinite(values[start : start + _CHUNK]))
-        if len(wrong):
-            first = start + wrong[0]
-            raise PlanError(f"coordinate {first} is {values[first]}", "a bank whose training diverged sits the round out")
+def _refuse_infinite(values: npt.NDArray[np.float64], start: int) -> None:
+    """The coordinates from `start` on."""
+    wrong = np.flatnonzero(~np.isfinite(values))
+    if len(wrong):
+        raise PlanError(f"coordinate {start + wrong[0]} is {values[wrong[0]]}", "a bank whose training diverged sits the round out")

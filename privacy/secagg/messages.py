@@ -37,6 +37,12 @@ class Message:
             sha.update(piece)
         return sha.digest()
 
+    def known_from(self, other: "Message") -> Self:
+        """This message; its digest, if it is known, is taken from one alike but for the signature, so that no vector is hashed twice."""
+        if "digest" in vars(other):
+            vars(self)["digest"] = other.digest
+        return self
+
     def pieces(self) -> list[Buffer]:
         """The encoding, in pieces of which a vector is one, uncopied."""
         return [_MAGIC, _TYPES.index(type(self)).to_bytes(2, "big"), *encode_fields(self, type(self))]
@@ -236,4 +242,4 @@ S = TypeVar("S", bound=Signed)
 
 
 def sign(identity: Identity, message: S) -> S:
-    return replace(message, signature=identity.sign(message.digest))
+    return replace(message, signature=identity.sign(message.digest)).known_from(message)

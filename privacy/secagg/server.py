@@ -60,6 +60,7 @@ class Server:
         self._roster, self._encoding = roster, encoding(header, roster)
         self._keys: dict[str, Keys] = {}
         self._shares: dict[str, Shares] = {}
+        self._inboxes: dict[str, list[Box]] = {}
         self._vectors: dict[str, None] = {}
         self._views: dict[str, View] = {}
         self._reveals: dict[str, Reveal] = {}
@@ -129,12 +130,12 @@ class Server:
     def _deliver(self) -> list[Letter]:
         """2. To those whose shares arrived, who are the members, what is for each."""
         check_members(self.header, len(self._shares))
-        boxes: dict[str, list[Box]] = {bank: [] for bank in self._ordered(self._shares)}
-        for giver in boxes:
+        self._inboxes = {bank: [] for bank in self._ordered(self._shares)}
+        for giver in self._inboxes:
             for box in self._shares[giver].boxes:
-                if box.receiver in boxes:
-                    boxes[box.receiver].append(box)
-        return [Letter(bank, Inbox(self.header.session, tuple(inbox))) for bank, inbox in boxes.items()]
+                if box.receiver in self._inboxes:
+                    self._inboxes[box.receiver].append(box)
+        return [Letter(bank, Inbox(self.header.session, tuple(inbox))) for bank, inbox in self._inboxes.items()]
 
     def _announce(self) -> list[Letter]:
         """3. To those whose vectors arrived, who they are."""
@@ -203,7 +204,7 @@ class Server:
         """One share of every member, of the right kind, each the one its giver signed the hash of. Its own it has from nobody."""
         if tuple(each.bank for each in reveal.seeds) != self._online or tuple(each.bank for each in reveal.keys) != self._gone:
             raise ProtocolError("expected shares of the seeds of those online and of the keys of those gone, in the roster's order")
-        boxes = {box.bank: box for shares in self._shares.values() for box in shares.boxes if box.receiver == reveal.bank}
+        boxes = {box.bank: box for box in self._inboxes[reveal.bank]}
         for kind, opened in (("seed", reveal.seeds), ("key", reveal.keys)):
             for each in opened:
                 if each.bank != reveal.bank:

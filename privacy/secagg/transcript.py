@@ -4,19 +4,25 @@ Nothing in it is secret, so banks exchange these files, past the coordinator, an
 what the coordinator should have shown to all alike, stands under the same words in both: a difference shows where somebody lied.
 
 One JSON object a line, synced before the answer it speaks of is given out. A line torn by a crash had not been relied on, and is cut off;
-it is written again when the session goes on. Like the ledger's, the chain shows changed and lost lines, and not a lost end.
+it is written again when the session goes on. Like the ledger's, the chain shows changed and lost lines, and not a lost end. It is followed
+through the newest session when a transcript is opened, however long that is, and from its beginning by `verify_transcripts`.
 """
 
 import json
+import mmap
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from privacy.errors import VaultError
 from privacy.secagg.codec import hashed, names
 from privacy.secagg.messages import Box, Header, Inbox, KeyList, Message, Online, Receipts, Shares, Signed, Sum, Views
+
+_BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
+"""What lines raise that somebody has changed"""
 
 
 @dataclass(frozen=True)
@@ -79,12 +85,12 @@ class Transcript:
     """An open one, written by one process."""
 
     def __init__(self, path: Path, bank: str) -> None:
-        """Opens or makes it. Raises VaultError where the chain is broken or another bank's."""
+        """Opens or makes it. Raises VaultError where it is another bank's, or the chain is broken in the newest session."""
         os.close(os.open(path, os.O_CREAT, 0o600))
-        self._path, self._head, self._size = path, b"", path.read_bytes().rfind(b"\n") + 1
+        self._path, self._head, self._size = path, b"", _mapped(path).rfind(b"\n") + 1
         if not self._size:
             self._append([{"bank": bank}])
-        whose, known, self._head = _read(path)
+        whose, known, self._head = _read_newest(path)
         if whose != bank:
             raise VaultError(f"{path}: the transcript of {whose}, not of {bank}", "each bank has a vault of its own")
         self._noted = {(fact.session, fact.what) for fact in known}
@@ -133,14 +139,51 @@ def _read(path: Path) -> tuple[str, list[Fact], bytes]:
     head, rows = b"", list[dict[str, Any]]()
     try:
         for line in path.read_bytes().split(b"\n")[:-1]:
-            row = json.loads(line)
-            claimed = bytes.fromhex(row.pop("hash"))
+            row, claimed = _parse(line)
             if (head := _chain(head, row)) != claimed:
                 raise ValueError("its hash does not follow from the line before it")
             rows.append(row)
         return rows[0]["bank"], [Fact(**row) for row in rows[1:]], head
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+    except _BROKEN as error:
         raise VaultError(f"{path}, line {len(rows) + 1}: {error}", "it proves nothing any more: find out who wrote to it") from error
+
+
+def _read_newest(path: Path) -> tuple[str, list[Fact], bytes]:
+    """The same, but only what the newest session's lines say, followed backwards from the end."""
+    data, known = _mapped(path), list[Fact]()
+    try:
+        first, _ = _parse(data[: data.find(b"\n")])
+        _, head = _parse(next(_backwards(data)))
+        for (row, claimed), (_, before) in pairwise(map(_parse, _backwards(data))):
+            fact = Fact(**row)
+            if known and fact.session != known[0].session:
+                break
+            if _chain(before, row) != claimed:
+                return _read(path)
+            known.append(fact)
+        return first["bank"], known, head
+    except _BROKEN:
+        return _read(path)  # it says in which line
+
+
+def _backwards(data: mmap.mmap | bytes) -> Iterator[bytes]:
+    """The whole lines, the last first."""
+    end = data.rfind(b"\n")
+    while end >= 0:
+        start = data.rfind(b"\n", 0, end) + 1
+        yield data[start:end]
+        end = start - 1
+
+
+def _mapped(path: Path) -> mmap.mmap | bytes:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
+
+
+def _parse(line: bytes) -> tuple[dict[str, Any], bytes]:
+    """What it says, and its hash."""
+    row = json.loads(line)
+    return row, bytes.fromhex(row.pop("hash"))
 
 
 def _chain(before: bytes, row: dict[str, Any]) -> bytes:

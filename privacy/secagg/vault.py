@@ -134,7 +134,8 @@ class Vault:
         size = sum(len(piece) for piece in received).to_bytes(8, "big")
         with self._translated():
             _write(self._live / str(exchange), [size, *received, *(step.sent.pieces() if step.sent else [])])
-        return self._load(exchange)
+        stored = self._load(exchange)
+        return Step(stored.received.known_from(step.received), stored.sent and step.sent and stored.sent.known_from(step.sent))
 
     def note(self, session: bytes, step: Step) -> None:
         """A step in the transcript, on disk when this returns."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from privacy.errors import Aborted, Inconsistent, Misbehaviour, PlanError, ProtocolError, Refused, SecAggError
+from privacy.errors import Aborted, Inconsistent, Misbehaviour, ProtocolError, Refused, SecAggError
 from privacy.secagg.client import Client
 from privacy.secagg.identity import Identity
 from privacy.secagg.messages import Box, Header, Inbox, KeyList, Keys, Message, Online, Receipt, Receipts, Sum, View, Views, sign
@@ -47,6 +47,7 @@ HEADERS: dict[str, tuple[dict[str, object], str]] = {
     "another configuration": ({"config": b"x" * 32}, "config is"),
     "another length": ({"length": 8}, "length is 8, expected 7"),
     "no coordinates": ({"length": 0}, "a vector of no coordinates"),
+    "less than none": ({"length": -1}, "a vector of no coordinates"),
     "another roster": ({"roster": b"x" * 32}, "another roster than version 1"),
     "few members": ({"least_members": 1}, "sessions of 1 banks or more: expected at least 2"),
     "more members than there are": ({"least_members": 5}, "but the roster has 4"),
@@ -264,7 +265,7 @@ def test_an_update_that_is_not_finite_is_not_masked_and_can_be_exchanged() -> No
 
         def exchange(bank: str, message: Message) -> None:
             if bank == BANK and isinstance(message, Inbox):
-                with pytest.raises(PlanError, match="coordinate 3 is nan"):
+                with pytest.raises(Refused, match=f"{BANK}, session .*, exchange 2: the update's coordinate 3 is nan"):
                     clients[BANK].on(message)
                 made.updates[BANK] = good
                 clients[BANK] = made.client(BANK)
@@ -312,3 +313,11 @@ def test_a_box_cannot_be_opened_by_another_nor_twice_in_another_direction() -> N
         with pytest.raises(Aborted):
             session.run()
         assert boxes and [refusal.banks for refusal in session.refusals] == [("bank0",), ("bank0",)]
+
+
+def test_updates_too_large_for_units_of_one_are_summed_in_larger_ones() -> None:
+    with federation(3) as made:
+        made.updates = {bank: update * np.float32(2**20) for bank, update in made.updates.items()}
+        made.next_header(clip=2.0**20, fraction_bits=-12)
+        clients = {bank: made.client(bank, replace(POLICY, most_clip=2.0**20)) for bank in made.roster.names}
+        np.testing.assert_array_equal(Session(Server(made.header, made.roster), clients).run(), made.sum(made.roster.names))

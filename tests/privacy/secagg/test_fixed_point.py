@@ -146,25 +146,13 @@ def test_any_number_of_coordinates_comes_back(count: int, dtype: type) -> None:
     assert np.allclose(decoded, values, rtol=0, atol=2.0**-encoding.fraction_bits + 2.0**-24)
 
 
-def test_an_encoding_in_the_memory_of_its_values_is_the_same() -> None:
-    encoding, values = fit(3, 1.0, 32), _make_values(2 * CHUNK + 3)
-    apart = encoding.encode(values, Stream(seed=8))
-
-    inside = encoding.encode(values, Stream(seed=8), out=values.view(np.uint32))
-
-    assert np.array_equal(inside, apart) and np.shares_memory(inside, values)
-
-
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_value_that_is_no_number_is_refused_and_nothing_written(value: float) -> None:
+def test_a_value_that_is_no_number_is_refused(value: float) -> None:
     values = _make_values(CHUNK + 10)
     values[CHUNK + 7] = value
-    before = values.copy()
 
-    with pytest.raises(PlanError, match=f"coordinate {CHUNK + 7} is"):
-        fit(3, 1.0, 32).encode(values, Stream(), out=values.view(np.uint32))
-
-    assert np.array_equal(values, before, equal_nan=True)
+    with pytest.raises(PlanError, match=f"coordinate {CHUNK + 7} is {value}"):
+        fit(3, 1.0, 32).encode(values, Stream())
 
 
 def test_a_noisy_coordinate_is_within_the_tail() -> None:
@@ -178,7 +166,8 @@ def test_a_noisy_coordinate_is_within_the_tail() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sigma", "draws", "probability"), [(-1.0, 10, 0.1), (math.nan, 10, 0.1), (1.0, 0, 0.1), (1.0, 10, 0.0), (1.0, 10, 1.0)]
+    ("sigma", "draws", "probability"),
+    [(-1.0, 10, 0.1), (math.nan, 10, 0.1), (1.0, 0, 0.1), (1.0, 10, 0.0), (1.0, 10, 1.0), (1.0, 10**9, 1e-320)],
 )
 def test_a_tail_of_no_noise_is_refused(sigma: float, draws: int, probability: float) -> None:
     with pytest.raises(PlanError, match="no tail"):
@@ -220,17 +209,17 @@ def test_a_packed_vector_of_another_size_is_refused(size: int) -> None:
         unpack(np.zeros(size, np.uint8), 10, 20)
 
 
-def test_a_bank_takes_little_memory_beyond_its_vector() -> None:
+def test_a_bank_takes_little_memory_beyond_a_second_vector() -> None:
     encoding, values, stream = fit(10, 1.0, 32), _make_values(4_000_000), Stream()
     tracemalloc.start()
 
-    encoded = encoding.encode(values, stream, out=values.view(np.uint32))
+    encoded = encoding.encode(values, stream)
     add_masks(encoded, [(bytes(32), 1), (bytes(32), -1)])
     pack(encoded, 32)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
 
-    assert peak < values.nbytes / 4
+    assert peak < values.nbytes * 5 / 4
 
 
 def test_sums_modulo_2_to_the_32_are_right_in_their_lowest_bits() -> None:

@@ -107,6 +107,22 @@ def test_changed_lost_and_swapped_lines_are_seen(change: object) -> None:
             Transcript(path, "bank")
 
 
+def test_opening_looks_at_the_newest_session_and_verifying_at_all() -> None:
+    with scratch() as folder:
+        path = _make_transcript(folder / "transcript.jsonl")
+        keys = [Keys(b"n" * 32, f"bank{number}", *(bytes(32),) * 3) for number in range(2)]
+        Transcript(path, "bank").note(b"n" * 32, *keys)
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join([*lines[:2], lines[2].replace("bank1", "bank7"), *lines[3:]]))
+        Transcript(path, "bank").note(b"n" * 32, *keys)
+        assert len(path.read_text().splitlines()) == len(lines)
+        with pytest.raises(VaultError, match="line 3"):
+            verify_transcripts([path])
+        path.write_text("".join([*lines[:4], lines[4].replace("bank0", "bank7"), lines[5]]))
+        with pytest.raises(VaultError, match="line 5"):
+            Transcript(path, "bank")
+
+
 @pytest.mark.parametrize("fact", [{"session": []}, {"exchange": "0"}, {"exchange": True}, {"what": None}, {"digest": 1}])
 def test_a_bank_cannot_break_the_comparison_by_what_its_transcript_says(fact: dict[str, object]) -> None:
     with scratch() as folder:
