@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from tests.privacy.secagg.attacks import ATTACKS, Attack, Coordinator, play
+from tests.helpers import REPOSITORY
+from tests.privacy.secagg.attacks import ATTACKS, Attack, Coordinator, play, table
 from tests.privacy.secagg.driver import federation
 
 every_attack = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
@@ -29,6 +30,10 @@ def test_it_succeeds_where_its_guards_are_gone(attack: Attack, monkeypatch: pyte
 def test_each_of_several_guards_stops_it_alone(attack: Attack, guard: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _remove(attack, [other for other in attack.guards if other != guard], monkeypatch)
     play(attack)
+
+
+def test_the_document_shows_them_all() -> None:
+    assert table() in (REPOSITORY / "docs" / "secure-aggregation.md").read_text()
 
 
 def _remove(attack: Attack, guards: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,6 +68,13 @@ def test_bytes_are_refused_or_are_the_one_encoding_of_what_they_say(messages: li
         assert Message.from_bytes(bytes(wire)).to_bytes() == wire
 
 
+@settings(max_examples=300, deadline=None)
+@given(start=st.sampled_from([b"", *(b"CSA\x01\x00" + bytes([number]) for number in range(14))]), rest=st.binary(max_size=400))
+def test_any_bytes_at_all_are_refused_or_are_the_one_encoding_of_what_they_say(start: bytes, rest: bytes) -> None:
+    with contextlib.suppress(ProtocolError):
+        assert Message.from_bytes(start + rest).to_bytes() == start + rest
+
+
 @pytest.mark.parametrize("name", [b"\x00", b"\x02\xff\xfe", b"\x02\xc0\xaf"])
 def test_a_name_that_is_empty_or_not_utf_8_is_refused(name: bytes) -> None:
     good = Online(bytes(32), ("x",)).to_bytes()

@@ -2,10 +2,7 @@
 
 import errno
 import os
-import signal
 import stat
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +17,6 @@ from privacy.secagg.messages import Inbox, Message, Online, Reveal, Views
 from privacy.secagg.server import Server
 from privacy.secagg.transcript import verify_transcripts
 from privacy.secagg.vault import Vault
-from tests.helpers import REPOSITORY
 from tests.privacy.secagg.driver import POLICY, Federation, Session, copy_of, federation, scratch, wire
 
 BANK = "bank1"
@@ -123,44 +119,6 @@ def test_a_bank_killed_at_any_moment_goes_on_and_never_answers_twice(monkeypatch
         with federation(3) as made:
             killed, synced = _run_killed_at(made, moment, monkeypatch)
     assert moment == synced + 1 > 30
-
-
-KILLED = """
-import os, pathlib, signal, sys
-import numpy as np
-from privacy.secagg.client import Client
-from privacy.secagg.identity import Identity, Roster
-from privacy.secagg.messages import Header, Message
-from privacy.secagg.rules import Expected, Policy
-from privacy.secagg.vault import Vault
-folder, private, banks = pathlib.Path(sys.argv[1]), bytes.fromhex(sys.argv[2]), sys.argv[3].split(",")
-roster = Roster(1, 0, tuple((bank.split(":")[0], bytes.fromhex(bank.split(":")[1])) for bank in banks))
-update = np.load(folder / "update.npy")
-client = Client(Identity("bank1", private), roster, Policy(2, 1.0, 32), Expected("run", 1, b"m" * 32, b"c" * 32, len(update)),
-                Vault(folder / "bank1", "bank1"), update)
-client.on(Message.from_bytes(bytes.fromhex(sys.argv[4])))
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def test_what_a_killed_process_had_answered_is_what_the_next_one_sends() -> None:
-    with federation(3) as made:
-        banks = ",".join(f"{name}:{key.hex()}" for name, key in made.roster.banks)
-        private = made.identities[1]._key.private_bytes_raw().hex()
-        killed: list[int] = []
-
-        def kill(bank: str, message: Message) -> None:
-            if bank != BANK or not isinstance(message, Inbox):
-                return
-            made.vaults.pop(BANK).close()
-            np.save(made.folder / "update.npy", made.updates[BANK])
-            arguments = [str(made.folder), private, banks, message.to_bytes().hex()]
-            killed.append(subprocess.run([sys.executable, "-c", KILLED, *arguments], cwd=REPOSITORY, timeout=120).returncode)
-            session.clients[BANK] = made.client(BANK)
-
-        session = Session(Server(made.header, made.roster), made.clients(), before=kill)
-        np.testing.assert_array_equal(session.run(), made.sum(made.roster.names))
-        assert killed == [-signal.SIGKILL]
 
 
 def test_what_a_killed_process_had_not_synced_is_synced_before_the_next_one_relies_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
