@@ -256,7 +256,7 @@ def _plain_model(llama: Path, method: str) -> Any:
     [
         ("lora", 1, (1, 2, 3)),
         ("lora", 2, (1, 2, 3)),
-        ("lora", 3, (1, 2, 3)),
+        pytest.param("lora", 3, (1, 2, 3), marks=pytest.mark.slow),
         ("full", 2, (2,)),
         pytest.param("full", 1, (1, 2), marks=pytest.mark.slow),
         pytest.param("full", 2, (1,), marks=pytest.mark.slow),
