@@ -103,7 +103,7 @@ class TrainingConfig(Part):
     threshold: int = Field(ge=1)
     """t: banks that have to be left to reveal a sum; so many updates are in it at least"""
     secure_aggregation: bool = True
-    """False shows the coordinator every bank's update. For measurements: no bank's policy allows it."""
+    """False shows the coordinator every bank's update. For measurements, where banks allow sums of one."""
     aggregation: AggregationConfig = AggregationConfig()
     privacy: PrivacyFloor | None
     """Null promises customers nothing."""
@@ -116,15 +116,16 @@ class TrainingConfig(Part):
 
     @model_validator(mode="after")
     def _check_combinations(self) -> "TrainingConfig":
-        refused = {
-            f"training.privacy: a round may cost {self.privacy and self.privacy.epsilon_round}, more than epsilon for the whole run": (
-                self.privacy is not None and self.privacy.epsilon_round > self.privacy.epsilon
-            ),
-            f"training.metrics: {', '.join(self.metrics)}: with evaluation: off there are none: leave them out": (
-                bool(self.metrics) and self.evaluation == "off"
-            ),
-        }
-        _refuse(refused)
+        _refuse(
+            {
+                f"training.privacy: a round may cost {self.privacy and self.privacy.epsilon_round}, more than epsilon for the whole run": (
+                    self.privacy is not None and self.privacy.epsilon_round > self.privacy.epsilon
+                ),
+                f"training.metrics: {', '.join(self.metrics)}: with evaluation: off there are none: leave them out": (
+                    bool(self.metrics) and self.evaluation == "off"
+                ),
+            }
+        )
         return self
 
     @property

@@ -45,13 +45,13 @@ class Policy(Part):
     """Hashes of Flower bundles the bank will run"""
     aggregation: list[Method]
     adapters: list[AdapterShape]
-    least_members: int = Field(ge=2)
+    least_members: int = Field(ge=1)
     """Banks a round must begin with"""
-    least_in_sum: int = Field(ge=2)
-    """Banks whose updates are in any sum that is revealed"""
-    least_honest_in_sum: int = Field(ge=2)
+    least_in_sum: int = Field(ge=1)
+    """Banks whose updates are in any sum that is revealed; 1 lets the coordinator see this bank's own"""
+    least_honest_in_sum: int = Field(ge=0)
     """Those of them that do not collude"""
-    least_threshold: int = Field(ge=2)
+    least_threshold: int = Field(ge=1)
     most_clip: float = Field(gt=0)
     """The greatest L2 norm of an update that leaves"""
     most_rounds: int = Field(ge=1)

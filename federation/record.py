@@ -44,4 +44,7 @@ def note(path: Path, decision: Decision) -> None:
 
 def decisions(path: Path) -> list[Decision]:
     """All of them, the chain verified. Raises JournalError, naming the first line that does not follow from the one before."""
-    return [Decision(**row) for row in chain.follow(path, JournalError)[0]]
+    try:
+        return [Decision(**row) for row in chain.follow(path, JournalError)[0]]
+    except TypeError as error:
+        raise JournalError(f"{path}: not a bank's record: {error}", "is it the right file?") from error

@@ -93,7 +93,7 @@ def test_paths_of_a_bank_are_relative_to_its_file(tmp_path: Path) -> None:
     assert bank.ledger == Path("/safe/bank.ledger")
 
 
-def test_without_secure_aggregation_or_privacy_no_bank_takes_part(tmp_path: Path) -> None:
+def test_without_secure_aggregation_or_privacy_a_careful_bank_takes_no_part(tmp_path: Path) -> None:
     policy = load_bank(_write(tmp_path, BANK)).policy
     shown = _training(tmp_path, ("evaluation", "secure_aggregation: false\n  evaluation"))
     unnoised = _training(tmp_path, ("privacy: {epsilon: 4, epsilon_round: 0.5, delta: 1.0e-5}", "privacy: null"))

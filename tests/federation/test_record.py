@@ -8,6 +8,7 @@ import pytest
 
 from federation.errors import JournalError
 from federation.record import Decision, decisions, note
+from privacy import chain
 from tests.helpers import REPOSITORY
 
 
@@ -93,3 +94,10 @@ def test_the_first_line_that_was_changed_lost_added_or_swapped_is_named(tmp_path
 def test_a_record_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="No such file"):
         note(tmp_path / "nowhere" / "record.jsonl", _decision(1))
+
+
+def test_another_kind_of_file_is_no_record(tmp_path: Path) -> None:
+    path = tmp_path / "transcript.jsonl"
+    chain.add(path, chain.START, [{"bank": "bank-a"}])
+    with pytest.raises(JournalError, match="not a bank's record"):
+        decisions(path)
