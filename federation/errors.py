@@ -5,7 +5,9 @@ FederationError                    exit code 1
 ├── FolderError(OSError)               2   keys and rosters cannot be read or written, or are there already
 ├── NotTrusted(RuntimeError)           3   what is asked goes against what this side has confirmed or signed
 │   └── Fork                               two rosters under one version: somebody shows banks different ones
-└── CertificateError(ValueError)       1   a TLS certificate that does not hold: its time, its name, its key or who issued it
+├── CertificateError(ValueError)       1   a TLS certificate that does not hold: its time, its name, its key or who issued it
+├── AdapterError(ValueError)           2   adapters that do not fit one another, or cannot be added
+└── JournalError(RuntimeError)         1   a journal or record is damaged, in use, or asked to do what was done otherwise
 """
 
 from privacy.errors import ConsortiumError
@@ -39,3 +41,13 @@ class Fork(NotTrusted):
 
 class CertificateError(FederationError, ValueError):
     """A TLS certificate that does not hold: its time, its name, its key or who issued it."""
+
+
+class AdapterError(FederationError, ValueError):
+    """Adapters that do not fit one another, or cannot be added."""
+
+    exit_code = 2
+
+
+class JournalError(FederationError, RuntimeError):
+    """A journal or record is damaged, in use, or asked to do what was done otherwise. It is as it was."""

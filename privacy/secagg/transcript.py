@@ -3,26 +3,20 @@
 Nothing in it is secret, so banks exchange these files, past the coordinator, and compare. What one bank signed and another received, and
 what the coordinator should have shown to all alike, stands under the same words in both: a difference shows where somebody lied.
 
-One JSON object a line, synced before the answer it speaks of is given out. A line torn by a crash had not been relied on, and is cut off;
-it is written again when the session goes on. Like the ledger's, the chain shows changed and lost lines, and not a lost end. It is followed
-through the newest session when a transcript is opened, however long that is, and from its beginning by `verify_transcripts`.
+Lines are on disk before the answer they speak of is given out; what a crash tore is written again when the session goes on. Their chain
+(privacy/chain.py) is followed through the newest session when a transcript is opened, however long that is, and from its beginning by
+`verify_transcripts`.
 """
 
-import json
-import mmap
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
+from privacy import chain
 from privacy.errors import VaultError
 from privacy.secagg.codec import hashed, names
 from privacy.secagg.messages import Box, Header, Inbox, KeyList, Message, Online, Receipts, Shares, Signed, Sum, Views
-
-_BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
-"""What lines raise that somebody has changed"""
 
 
 @dataclass(frozen=True)
@@ -86,11 +80,10 @@ class Transcript:
 
     def __init__(self, path: Path, bank: str) -> None:
         """Opens or makes it. Raises VaultError where it is another bank's, or the chain is broken in the newest session."""
-        os.close(os.open(path, os.O_CREAT, 0o600))
-        self._path, self._head, self._size = path, b"", _mapped(path).rfind(b"\n") + 1
-        if not self._size:
-            self._append([{"bank": bank}])
-        whose, known, self._head = _read_newest(path)
+        self._path = path
+        whose, known, self._end = _read_newest(path)
+        if not self._end.size:
+            whose, self._end = bank, chain.add(path, chain.START, [{"bank": bank}])
         if whose != bank:
             raise VaultError(f"{path}: the transcript of {whose}, not of {bank}", "each bank has a vault of its own")
         self._noted = {(fact.session, fact.what) for fact in known}
@@ -100,22 +93,8 @@ class Transcript:
         new = {(fact.session, fact.what): fact for message in messages for fact in facts(session, message)}
         rows = [fact for key, fact in new.items() if key not in self._noted]
         if rows:
-            self._append([asdict(fact) for fact in rows])
+            self._end = chain.add(self._path, self._end, [asdict(fact) for fact in rows])
             self._noted |= new.keys()
-
-    def _append(self, rows: Sequence[dict[str, Any]]) -> None:
-        lines, head = [], self._head
-        for row in rows:
-            head = _chain(head, row)
-            lines.append(json.dumps(row | {"hash": head.hex()}) + "\n")
-        with self._path.open("r+b") as file:
-            file.truncate(self._size)  # where a full disk took half of the lines last time
-            file.seek(self._size)
-            file.write("".join(lines).encode())
-            file.flush()
-            os.fsync(file.fileno())
-            self._size = file.tell()
-        self._head = head
 
 
 def verify_transcripts(paths: Sequence[Path]) -> Difference | None:
@@ -134,57 +113,31 @@ def verify_transcripts(paths: Sequence[Path]) -> Difference | None:
     return min(found, key=lambda each: (sessions[each.session], each.exchange), default=None)
 
 
-def _read(path: Path) -> tuple[str, list[Fact], bytes]:
-    """Whose it is, what it says, and the last hash; a last line that is not whole is left out."""
-    head, rows = b"", list[dict[str, Any]]()
+def _read(path: Path) -> tuple[str, list[Fact], chain.End]:
+    """Whose it is, what it says, and where it ends."""
+    rows, end = chain.follow(path, VaultError)
     try:
-        for line in path.read_bytes().split(b"\n")[:-1]:
-            row, claimed = _parse(line)
-            if (head := _chain(head, row)) != claimed:
-                raise ValueError("its hash does not follow from the line before it")
-            rows.append(row)
-        return rows[0]["bank"], [Fact(**row) for row in rows[1:]], head
-    except _BROKEN as error:
-        raise VaultError(f"{path}, line {len(rows) + 1}: {error}", "it proves nothing any more: find out who wrote to it") from error
+        return rows[0]["bank"], [Fact(**row) for row in rows[1:]], end
+    except chain.BROKEN as error:
+        raise VaultError(f"{path}: not what a bank writes: {error!r}", "it proves nothing: is it the right file?") from error
 
 
-def _read_newest(path: Path) -> tuple[str, list[Fact], bytes]:
-    """The same, but only what the newest session's lines say, followed backwards from the end."""
-    data, known = _mapped(path), list[Fact]()
+def _read_newest(path: Path) -> tuple[str, list[Fact], chain.End]:
+    """The same, but only what the newest session's lines say, followed backwards from the end; nothing of a file without lines."""
+    data, known = chain.mapped(path), list[Fact]()
+    size = data.rfind(b"\n") + 1
+    if not size:
+        return "", known, chain.START
     try:
-        first, _ = _parse(data[: data.find(b"\n")])
-        _, head = _parse(next(_backwards(data)))
-        for (row, claimed), (_, before) in pairwise(map(_parse, _backwards(data))):
+        first, _ = chain.parse(data[: data.find(b"\n")])
+        _, head = chain.parse(next(chain.backwards(data)))
+        for (row, claimed), (_, before) in pairwise(map(chain.parse, chain.backwards(data))):
             fact = Fact(**row)
             if known and fact.session != known[0].session:
                 break
-            if _chain(before, row) != claimed:
+            if chain.link(before, row) != claimed:
                 return _read(path)
             known.append(fact)
-        return first["bank"], known, head
-    except _BROKEN:
+        return first["bank"], known, chain.End(size, head)
+    except chain.BROKEN:
         return _read(path)  # it says in which line
-
-
-def _backwards(data: mmap.mmap | bytes) -> Iterator[bytes]:
-    """The whole lines, the last first."""
-    end = data.rfind(b"\n")
-    while end >= 0:
-        start = data.rfind(b"\n", 0, end) + 1
-        yield data[start:end]
-        end = start - 1
-
-
-def _mapped(path: Path) -> mmap.mmap | bytes:
-    with path.open("rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
-
-
-def _parse(line: bytes) -> tuple[dict[str, Any], bytes]:
-    """What it says, and its hash."""
-    row = json.loads(line)
-    return row, bytes.fromhex(row.pop("hash"))
-
-
-def _chain(before: bytes, row: dict[str, Any]) -> bytes:
-    return hashed("line", before, json.dumps(row, sort_keys=True).encode())

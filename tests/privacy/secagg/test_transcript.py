@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from privacy import chain
 from privacy.errors import SecAggError, VaultError
 from privacy.secagg.messages import Inbox, KeyList, Keys, Message, Online, Sum, sign
 from privacy.secagg.server import Server
@@ -127,7 +128,7 @@ def test_opening_looks_at_the_newest_session_and_verifying_at_all() -> None:
 def test_a_bank_cannot_break_the_comparison_by_what_its_transcript_says(fact: dict[str, object]) -> None:
     with scratch() as folder:
         path = _make_transcript(folder / "transcript.jsonl")
-        Transcript(path, "bank")._append([{"session": "", "exchange": 0, "what": "online", "digest": ""} | fact])
+        chain.add(path, chain.follow(path, VaultError)[1], [{"session": "", "exchange": 0, "what": "online", "digest": ""} | fact])
         with pytest.raises(VaultError, match="a fact that is none"):
             verify_transcripts([path])
         path.write_text("[" * 100_000 + "\n")
