@@ -39,9 +39,9 @@ class Display:
         self._steps = event["steps"]
         for choice in event["choices"]:
             self._on_choice(choice)
-        data, parameters = event["data"], event["parameters"]
-        labels = f", {data['labels']} labels" if data["labels"] else ""
-        rows = f"{data['train_rows']} rows to train on, {data['validation_rows']} held out" if data["train_rows"] else "private rows"
+        data, parameters = event.get("data"), event["parameters"]
+        rows = f"{data['train_rows']} rows to train on, {data['validation_rows']} held out" if data else "private rows"
+        labels = f", {data['labels']} labels" if data and data["labels"] else ""
         self._console.print(
             f"  {rows}{labels}; "
             f"{event['method']}, {parameters['trainable']:,} of {parameters['total']:,} parameters; "

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from trainers.events import PUBLIC
 from trainers.progress import Display
 
 START: dict[str, Any] = {
@@ -33,6 +34,19 @@ def _shown(*events: dict[str, Any], terminal: bool = False) -> str:
         display.on_event(event)
     display.close()
     return stream.getvalue()
+
+
+def test_of_a_private_run_is_shown_what_is_public() -> None:
+    events = [START, _step(5), EVAL, END]
+    public = [
+        {name: event[name] for name in ("event", *(PUBLIC[event["event"]] or ())) if name in event} for event in (START, _step(5), END)
+    ]
+
+    shown = _shown(*public)
+
+    assert "  private rows; lora, 1,234 of 5,678,901 parameters; 2 worker(s), ZeRO-2" in shown
+    assert "step 5/20  charged to the ledger; losses are private" in shown and "stopped early after 20 steps" in shown
+    assert all(str(number) in _shown(*events) and str(number) not in shown for number in (800, 1.25, 0.91))
 
 
 def test_the_start_says_what_was_chosen_and_what_is_trained_on_what() -> None:
