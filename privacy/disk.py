@@ -17,9 +17,9 @@ def write(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
     sync(path.parent)
 
 
-def sync(folder: Path) -> None:
-    """Names added to it and taken from it."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, would outlast a power failure."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

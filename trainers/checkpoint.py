@@ -10,7 +10,6 @@ not a checkpoint. Randomness needs no saving: every draw is a function of the se
 
 import hashlib
 import json
-import os
 import shutil
 import sys
 from collections import defaultdict
@@ -23,6 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from privacy import disk
 from trainers.engine import FIRST_MOMENT, MASTER, SECOND_MOMENT, Engine
 from trainers.errors import CheckpointError
 from trainers.storage import Store
@@ -79,7 +79,7 @@ def save(folder: Path, engine: Engine, progress: Progress, world: World, store: 
     try:
         save_file(dict(_fragments(engine)), partial / name)
         (partial / name).chmod(0o600)
-        _to_disk(partial / name)
+        disk.sync(partial / name)
         entry = describe(partial / name)
         if store is not None:
             store.put(partial / name, f"{STORED}/{final.name}/{name}")
@@ -115,20 +115,11 @@ def _commit(partial: Path, final: Path, manifest: Manifest, store: Store | None)
     if store is not None:
         store.put(partial / MANIFEST, f"{STORED}/{final.name}/{MANIFEST}")
         return
-    _to_disk(partial / MANIFEST)
-    _to_disk(partial)
+    disk.sync(partial / MANIFEST)
+    disk.sync(partial)
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
-    _to_disk(final.parent)
-
-
-def _to_disk(path: Path) -> None:
-    """Wait until a file, or the names in a folder, would outlast a power failure."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    disk.sync(final.parent)
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ No key is ever learnt from the coordinator. That a key in the roster is the bank
 by telephone or in a room; all that this code can do afterwards rests on it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
@@ -93,11 +93,6 @@ class Roster:
             raise ProtocolError(f"{strangers[0]!r} is not in the roster of version {self.version}")
         if list(banks) != [name for name in self.names if name in banks]:
             raise ProtocolError("expected each bank once and in the roster's order")
-
-    def check_signed_by_all(self, signatures: Mapping[str, bytes]) -> None:
-        """ProtocolError unless every bank has signed the roster's hash."""
-        for bank in self.names:
-            self.check_signature(bank, signatures.get(bank, b""), self.hash)
 
 
 def fingerprint(public: bytes) -> str:
