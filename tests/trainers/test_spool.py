@@ -1,0 +1,64 @@
+"""Requests and answers in a folder."""
+
+import stat
+import threading
+from pathlib import Path
+
+from trainers.spool import Spool
+
+
+def test_what_is_asked_is_answered_and_nothing_is_left(tmp_path: Path) -> None:
+    thread = threading.Thread(target=_answer_once, args=(Spool(tmp_path / "spool"), b"yes: "))
+    thread.start()
+
+    answer = Spool(tmp_path / "spool").ask("1", b"is it?")
+
+    thread.join()
+    assert answer == b"yes: is it?"
+    assert _files(tmp_path) == []
+
+
+def test_a_request_outlives_who_asked_and_its_answer_is_had_by_asking_again(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    assert spool.ask("1", b"first", waiting=lambda: False) is None
+
+    _answer_once(spool, b"answer to ")
+
+    assert spool.ask("1", b"first", waiting=lambda: False) == b"answer to first"
+
+
+def test_an_answer_that_was_given_twice_is_one(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.ask("1", b"", waiting=lambda: False)
+
+    spool.answer("1", b"once")
+    spool.answer("1", b"once")
+
+    assert spool.ask("1", b"", waiting=lambda: False) == b"once"
+    assert spool.next(waiting=lambda: False) is None
+
+
+def test_half_a_request_is_none(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    (tmp_path / "inbox" / "1.new").write_bytes(b"ha")
+
+    assert spool.next(waiting=lambda: False) is None
+
+
+def test_files_are_their_owners(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool")
+    spool.ask("1", b"x", waiting=lambda: False)
+
+    assert stat.S_IMODE((tmp_path / "spool" / "inbox" / "1").stat().st_mode) == 0o600
+    assert {stat.S_IMODE(folder.stat().st_mode) for folder in (tmp_path / "spool").rglob("*box")} == {0o700}
+
+
+def _answer_once(spool: Spool, before: bytes) -> None:
+    found = spool.next()
+    assert found is not None
+    name, request = found
+    spool.answer(name, before + request)
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
