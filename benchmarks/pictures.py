@@ -22,9 +22,8 @@ def svg(figure: "Figure") -> str:
     """A file of its own. Coordinates are rounded, so that another processor's last digit makes no other picture."""
     rounded = re.sub(r"\d+\.\d{4,}", lambda number: f"{float(number[0]):.2f}", pictures.svg(figure))
     names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-    return rounded.replace("<svg", f"<svg {names}", 1).replace(
-        ">", f">\n<style>{PAGE_COLOURS}svg {{ background: var(--paper); }}</style>", 1
-    )
+    looks = f"<style>{PAGE_COLOURS}svg {{ background: var(--paper); }}</style>"
+    return rounded.replace("<svg", f"<svg {names}", 1).replace(">", f">\n{looks}", 1)
 
 
 def peers(stored: Stored) -> "Figure":
@@ -71,7 +70,8 @@ def dp_utility(stored: Stored) -> "Figure":
     figure, axes = new_figure(5.4, 3.2)
     private = sorted((row for row in stored["results"] if row["epsilon"] is not None), key=lambda row: row["epsilon"])
     ordinary = [100 * row["accuracy"] for row in stored["results"] if row["epsilon"] is None]
-    axes.axhline(statistics.mean(ordinary), label="without privacy", **DASHED)
+    if ordinary:
+        axes.axhline(statistics.mean(ordinary), label="without privacy", **DASHED)
     epsilons = sorted({row["epsilon"] for row in private})
     means = [statistics.mean(100 * row["accuracy"] for row in private if row["epsilon"] == epsilon) for epsilon in epsilons]
     axes.plot(epsilons, means, color=COLOURS["accent"], linewidth=1.7)

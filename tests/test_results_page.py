@@ -39,6 +39,15 @@ def test_the_newest_file_counts_and_an_older_one_is_a_line_under_it(tmp_path: Pa
     assert f"Before that: [{older.name}](results/{older.name})" in text
 
 
+def test_what_a_file_lacks_is_not_measured(tmp_path: Path) -> None:
+    page, results = _copy(tmp_path) / "README.md", tmp_path / "benchmarks" / "results"
+    rows = json.loads(next(results.glob("secagg-*.json")).read_text())["results"]
+    (results / "secagg-2999-01-01.json").write_text(json.dumps({"results": rows[:3]}))
+    assert _run(tmp_path).returncode == 0
+    assert "10 banks, 40 million | not measured | at most 4.1 |  |" in page.read_text()
+    assert "- Versions: not recorded" in page.read_text()
+
+
 def test_a_file_that_no_chapter_is_about_is_refused(tmp_path: Path) -> None:
     (_copy(tmp_path) / "results" / "weather-2026-11-20.json").write_text("{}")
     done = _run(tmp_path, "--check")
