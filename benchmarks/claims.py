@@ -45,7 +45,7 @@ def peers(stored: Stored) -> Found:
             claims.append(_at_least(1.3, ratios, what))
         elif place > 0:
             claims.append(Claim(what, _spread(ratios)))
-    header = ["", "tokens/s", "by round", "padding", "ours over it, by round", "all rounds", "processes x threads", "precision of products"]
+    header = ["", "tokens/s", "by round", "padding", "ours over it, by round", "over all", "processes x threads", "precision of products"]
     return Found(claims, f"{stored['data']}; {len(rounds)} rounds.\n\n{table(header, rows)}")
 
 

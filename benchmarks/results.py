@@ -210,7 +210,7 @@ def make(files: Sequence[File]) -> dict[Path, str]:
             body += [_provenance(mine[-1]), *shown, found.details, *(_earlier(file, chapter.of) for file in mine[-2::-1])]
             stated = found.claims
         else:
-            body.append(f"**{claims.NOT_MEASURED.capitalize()}.** The aims are in the table above.")
+            body.append(f"**{claims.NOT_MEASURED.capitalize()}.**")
             stated = chapter.of
         title = f"[{chapter.title}](#{_anchor(chapter.title)})"
         for claim in stated:
