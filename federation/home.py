@@ -68,6 +68,14 @@ class Home:
             "send the coordinator a fresh request; if it insists, tell the other banks",
         )
 
+    def tls_files(self, roster: Roster) -> tuple[Path, Path]:
+        """Certificates and key that the bank connects with. NotTrusted as above, CertificateError if none was accepted."""
+        own = self.keys_in(roster).member
+        folder = next(folder for folder, keys in zip(self._key_folders, self.keys, strict=True) if keys.member == own)
+        if not (path := folder / "certificate.pem").exists():
+            raise CertificateError(f"{folder}: no certificate", "consortium federation accept takes the one that the coordinator sent")
+        return path, folder / "tls.pem"
+
     @property
     def known(self) -> Known:
         return Known.of(self._folder)
