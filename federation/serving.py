@@ -22,6 +22,8 @@ _IDLE_SECONDS = 30
 _KEPT_SECONDS = 4
 """For which a connection onwards is kept. SuperNodes ask every 3 seconds, a SuperLink closes after 5"""
 _CONNECT_SECONDS = 10
+_LAST_SECONDS = 1
+"""For requests that are going on when the gateway is to end"""
 _CONNECTIONS = 64
 """With one certificate"""
 _LONGEST_HEAD = 16 * 2**10
@@ -86,15 +88,19 @@ class _Connection(H11Protocol):
             self.certificate = x509.load_der_x509_certificate(shown)
         self.app_state = {"certificate": self.certificate}
         if sum(isinstance(each, _Connection) and each.certificate == self.certificate for each in self.connections) > _CONNECTIONS:
-            transport.close()
+            transport.abort()
         self.loop.call_later(_IDLE_SECONDS, self._look, None)
 
     def _look(self, last: Any) -> None:
         """Close it if no request has begun since the last look, however many bytes of one have come, and none is going on."""
         if self.cycle is last and (last is None or last.response_complete):
-            self.transport.close()
+            self.transport.abort()
         elif not self.transport.is_closing():
             self.loop.call_later(_IDLE_SECONDS, self._look, self.cycle)
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        self.loop.call_later(_LAST_SECONDS, self.transport.abort)  # clients do not hurry to say goodbye, as TLS has it
 
 
 class _Server(uvicorn.Server):
@@ -124,10 +130,10 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 async def serve(app: ASGIApp, listening: socket.socket, tls: ssl.SSLContext, up: Callable[[], None]) -> None:
-    """Until SIGTERM or SIGINT; requests that are going on have some seconds to end."""
+    """Until SIGTERM or SIGINT."""
     config = uvicorn.Config(
         app, http=_Connection, ws="none", lifespan="off", interface="asgi3", log_config=None, log_level="error", access_log=False,
-        proxy_headers=False, server_header=False, date_header=False, timeout_keep_alive=_IDLE_SECONDS, timeout_graceful_shutdown=5,
+        proxy_headers=False, server_header=False, date_header=False, timeout_keep_alive=_IDLE_SECONDS,
         h11_max_incomplete_event_size=_LONGEST_HEAD, ssl_context_factory=lambda config, default: tls,
     )  # fmt: skip
     await _Server(config, up).serve([listening])
