@@ -15,9 +15,10 @@ The bank's gateway promises: the SuperNode, which trusts nobody else,
 - hears only a coordinator whose certificate the roster's authority issued for the name that was asked for, and no redirect elsewhere,
 - gets no bundle but those that the policy in bank.yaml lists at that moment, by the SHA-256 of the bytes that it would run.
 
-Neither looks into messages: that is for signatures, secure aggregation and the bank's policy. A coordinator that fails, or does not serve,
-cannot be made to; a stranger who only opens connections is for a firewall. Certificates of this side are read at the start: after `renew`
-or `accept`, start again. What happened is in traffic.py's files, what a bank refused also in its record.
+Neither looks into messages: that is for signatures, secure aggregation and the bank's policy. Whoever is on the bank's own machine may
+connect to its gateway; the SuperLink still asks for a signature by the node key. A coordinator that does not serve cannot be made to; a
+stranger who only opens connections is for a firewall. Certificates of this side are read at the start: after `renew` or `accept`, start
+again. What happened is in traffic.py's files, what a bank refused also in its record.
 
 Flower 1.41 tries again after 502, 503 and 504, drops the message after 403, and ends after 401 or what it does not expect: so what may
 pass is a 503.
@@ -56,7 +57,7 @@ from federation.member import key_hash
 from federation.policy import Refusal
 from federation.record import Decision, note
 from federation.registry import Registry
-from federation.serving import client, listen, serve, server_tls
+from federation.serving import LONGEST_HEAD, client, listen, serve, server_tls
 from federation.traffic import Traffic
 from privacy.errors import ConsortiumError
 
@@ -187,6 +188,8 @@ def _checked(request: Request, most: int) -> tuple[str, int]:
         raise _Refused(403, "only /v1/fleet/ is forwarded")
     if request.method != "POST":
         raise _Refused(405, f"expected POST, not {request.method}")
+    if sum(len(name) + len(value) for name, value in request.headers.raw) > LONGEST_HEAD:  # which came in one piece, or it were not here
+        raise _Refused(431, f"expected headers of at most {LONGEST_HEAD} bytes")
     if "transfer-encoding" in request.headers:
         raise _Refused(411, "expected a request of known length")
     if (length := _length(request.headers, most)) is None:

@@ -5,6 +5,7 @@
     known.json           fingerprints of peers, as its people have confirmed them
     signed.json          version and hash of the newest roster it has signed
     roster.json          the roster in force: all have signed it
+    gateway.jsonl ...    see traffic.py; and loopback/, the gateway's certificate for this machine: see gateway.py
 
 Files 0600 in folders 0700. Restored from a backup it has forgotten what it has signed: never do.
 """

@@ -26,7 +26,8 @@ _LAST_SECONDS = 1
 """For requests that are going on when the gateway is to end"""
 _CONNECTIONS = 64
 """With one certificate"""
-_LONGEST_HEAD = 16 * 2**10
+LONGEST_HEAD = 16 * 2**10
+"""Bytes of a request before its body"""
 
 
 def server_tls(certificate: Path, key: Path, tell: Callable[[str], None], clients: x509.Certificate | None = None) -> ssl.SSLContext:
@@ -134,6 +135,6 @@ async def serve(app: ASGIApp, listening: socket.socket, tls: ssl.SSLContext, up:
     config = uvicorn.Config(
         app, http=_Connection, ws="none", lifespan="off", interface="asgi3", log_config=None, log_level="error", access_log=False,
         proxy_headers=False, server_header=False, date_header=False, timeout_keep_alive=_IDLE_SECONDS,
-        h11_max_incomplete_event_size=_LONGEST_HEAD, ssl_context_factory=lambda config, default: tls,
+        h11_max_incomplete_event_size=LONGEST_HEAD, ssl_context_factory=lambda config, default: tls,
     )  # fmt: skip
     await _Server(config, up).serve([listening])

@@ -4,7 +4,7 @@
     gateway.jsonl.1   what was there before, once the file had grown large
     traffic.json      totals for each bank, since the folder was made; a few seconds behind
 
-Files 0600. Bytes are those of bodies, TLS and headers apart: received from the side that asked, and sent to it.
+Files 0600. Bytes are those of bodies, as their headers announce them: received from the side that asked, and sent to it.
 """
 
 import json
