@@ -5,6 +5,7 @@
     known.json           fingerprints of peers, as its people have confirmed them
     signed.json          version and hash of the newest roster it has signed
     roster.json          the roster in force: all have signed it
+    gateway.jsonl ...    see traffic.py; and loopback/, the gateway's certificate for this machine: see gateway.py
 
 Files 0600 in folders 0700. Restored from a backup it has forgotten what it has signed: never do.
 """
@@ -67,6 +68,14 @@ class Home:
             f"version {roster.version} of the roster has other keys for {line.name} than those in {self._folder / 'keys'}",
             "send the coordinator a fresh request; if it insists, tell the other banks",
         )
+
+    def tls_files(self, roster: Roster) -> tuple[Path, Path]:
+        """Certificates and key that the bank connects with. NotTrusted as above, CertificateError if none was accepted."""
+        own = self.keys_in(roster).member
+        folder = next(folder for folder, keys in zip(self._key_folders, self.keys, strict=True) if keys.member == own)
+        if not (path := folder / "certificate.pem").exists():
+            raise CertificateError(f"{folder}: no certificate", "consortium federation accept takes the one that the coordinator sent")
+        return path, folder / "tls.pem"
 
     @property
     def known(self) -> Known:

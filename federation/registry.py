@@ -8,6 +8,7 @@
     known.json                 fingerprints, as its people have confirmed them
     members/NAME.json  .pem    a bank's request, as it was approved, and the certificate that goes back to it
     roster-1.json  ...         each version with the signatures that have come in
+    gateway.jsonl  ...         see traffic.py
 
 Files 0600 in a folder 0700.
 """

@@ -1,0 +1,85 @@
+"""What went through a gateway: a line for every request, and how much there was for each bank.
+
+    gateway.jsonl     time, bank, method, path, status, bytes received and sent, and why where it was refused or broke off
+    gateway.jsonl.1   what was there before, once the file had grown large
+    traffic.json      totals for each bank, since the folder was made; a few seconds behind
+
+Files 0600. Bytes are those of bodies, as their headers announce them: received from the side that asked, and sent to it.
+"""
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from federation.errors import FactsError
+from federation.files import translated
+from privacy import disk
+
+_LARGE = 64 * 2**20
+_BEHIND = 5.0
+"""Seconds after which totals are written again"""
+_LONGEST = 200
+"""Characters of a text that comes from outside"""
+
+
+@dataclass
+class Totals:
+    """Of one bank."""
+
+    requests: int = 0
+    refused: int = 0
+    """Of the requests, those answered with an error, whoever made it"""
+    received: int = 0
+    sent: int = 0
+
+
+class Traffic:
+    """The folder's files, open for the one gateway that writes to them. Raises FolderError, and FactsError for totals that were damaged."""
+
+    def __init__(self, folder: Path) -> None:
+        self._lines, self._sums = folder / "gateway.jsonl", folder / "traffic.json"
+        self._totals, self._written = totals(folder), time.monotonic()
+
+    def note(self, *, bank: str, method: str, path: str, status: int, received: int, sent: int, why: str) -> None:
+        """A request of a bank, or of nobody known: `bank` is empty then. `why` is empty where all went well."""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        row = {"time": now, "bank": bank, "method": method, "path": path[:_LONGEST], "status": status, "received": received, "sent": sent}
+        line = json.dumps(row | ({"why": why[:_LONGEST]} if why else {})).encode() + b"\n"
+        with translated(self._lines), open(os.open(self._lines, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600), "ab") as file:
+            file.write(line)
+            large = file.tell() > _LARGE
+        if large:
+            os.replace(self._lines, f"{self._lines}.1")
+        if bank:
+            total = self._totals.setdefault(bank, Totals())
+            total.requests += 1
+            total.refused += bool(why)
+            total.received += received
+            total.sent += sent
+        if time.monotonic() - self._written > _BEHIND:
+            self.write()
+
+    def note_handshake(self, why: str) -> None:
+        """A connection that came to nothing."""
+        self.note(bank="", method="", path="", status=0, received=0, sent=0, why=f"handshake: {why}")
+
+    def write(self) -> None:
+        """The totals, as they are now."""
+        with translated(self._sums):
+            disk.write(self._sums, [json.dumps({bank: asdict(total) for bank, total in self._totals.items()}).encode()])
+        self._written = time.monotonic()
+
+
+def totals(folder: Path) -> dict[str, Totals]:
+    """By bank, at first none. Raises FolderError, and FactsError for a file that was damaged."""
+    if not (path := folder / "traffic.json").exists():
+        return {}
+    with translated(path):
+        text = path.read_bytes()
+    try:
+        return {bank: Totals(**row) for bank, row in json.loads(text).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise FactsError(f"{path}: not a gateway's totals ({error})", "delete it: it is only for `status`") from error
