@@ -3,13 +3,15 @@
     ca.pem  server.pem  server.key    TLS between them, made at every start; the authority's key is not kept
     secret                            without it nobody is given a task (Flower's SuperExec authentication)
     node.toml                         a bank's: what its ClientApp is told
-    superlink/  supernode/  superexec/
+    superlink/  serverapps/           a coordinator's
+    supernode/  clientapps/           a bank's
 
-Files 0600 in a folder 0700. Flower polls: SuperNodes every 3 s, which cannot be set, SuperExecs as often as is set here.
+Files 0600 in a folder 0700.
 """
 
 import json
 import secrets
+import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -22,7 +24,6 @@ from federation.processes import LOOPBACK, Command
 
 HOME = "CONSORTIUM_COORDINATOR"
 """The environment variable that names the coordinator's folder to a ServerApp"""
-_POLL = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2"}
 _DAYS = 5 * 365
 
 
@@ -39,26 +40,39 @@ def prepare(folder: Path, now: datetime) -> None:
         write_bytes(folder / name, content)
 
 
-def coordinator(folder: Path, home: Path, port: int) -> tuple[Command, Command]:
-    """The SuperLink and what starts its ServerApps, which work on the coordinator's `home`."""
-    superlink = (
-        "flower-superlink", "--host", LOOPBACK, "--port", str(port), "--enable-supernode-auth", *_serving(folder)
+def superlink(folder: Path, port: int) -> Command:
+    """The coordinator's, without a database on disk."""
+    arguments = ("flower-superlink", "--host", LOOPBACK, "--port", str(port), "--enable-supernode-auth", *_serving(folder))
+    return Command("superlink", arguments, _home(folder, "superlink"), port)
+
+
+def serverapps(folder: Path, home: Path, port: int) -> Command:
+    """What starts ServerApps, by the SuperLink's port; they work on the coordinator's `home`."""
+    arguments = (
+        "flower-superexec", "--runtime-api-address", f"{LOOPBACK}:{port}", "--root-certificates", str(folder / "ca.pem"),
+        "--superexec-auth-secret-file", str(folder / "secret"),
     )  # fmt: skip
-    return Command("superlink", superlink, _environment(folder, "superlink"), port=port), _superexec(folder, port, {HOME: str(home)})
+    return Command("serverapps", arguments, _home(folder, "serverapps") | {HOME: str(home)})
 
 
-def bank(folder: Path, port: int, gateway: int, authority: Path, key: Path, spool: Path) -> tuple[Command, Command]:
-    """The SuperNode and what starts its ClientApps.
+def supernode(folder: Path, port: int, gateway: int, authority: Path, key: Path, spool: Path) -> Command:
+    """A bank's, which reaches the coordinator by the bank's own gateway.
 
-    It reaches the coordinator by the bank's own gateway on a port of loopback; `authority` has issued the gateway's certificate, and
-    `key` is the node key.
+    `port` is its own and `gateway` the gateway's, both on loopback; `authority` has issued the gateway's certificate; `key` is the node's.
+    It ends when the SuperLink does not let it in: when that has begun anew, or holds one that was killed to be there still, for a minute
+    at most.
     """
     write_bytes(folder / "node.toml", f"spool = {json.dumps(str(spool))}\n".encode())
-    supernode = (
+    arguments = (
         "flower-supernode", "--superlink", f"{LOOPBACK}:{gateway}", "--root-certificates", str(authority), "--auth-supernode-private-key",
         str(key), "--host", LOOPBACK, "--port", str(port), "--node-config", str(folder / "node.toml"), *_serving(folder),
     )  # fmt: skip
-    return Command("supernode", supernode, _environment(folder, "supernode"), port=port, again=True), _superexec(folder, port, {})
+    return Command("supernode", arguments, _home(folder, "supernode"), port, again=True)
+
+
+def clientapps(folder: Path, port: int) -> Command:
+    """What starts ClientApps, by the SuperNode's port."""
+    return Command("clientapps", (sys.executable, "-m", "federation.flower_executor", str(folder), str(port)), _home(folder, "clientapps"))
 
 
 def _serving(folder: Path) -> tuple[str, ...]:
@@ -68,13 +82,5 @@ def _serving(folder: Path) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _superexec(folder: Path, port: int, environment: dict[str, str]) -> Command:
-    arguments = (
-        "flower-superexec", "--runtime-api-address", f"{LOOPBACK}:{port}", "--root-certificates", str(folder / "ca.pem"),
-        "--superexec-auth-secret-file", str(folder / "secret"),
-    )  # fmt: skip
-    return Command("superexec", arguments, _environment(folder, "superexec") | _POLL | environment)
-
-
-def _environment(folder: Path, name: str) -> dict[str, str]:
+def _home(folder: Path, name: str) -> dict[str, str]:
     return {"FLWR_HOME": str(folder / name)}

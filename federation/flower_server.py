@@ -11,8 +11,10 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Self
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -29,9 +31,9 @@ from federation.coordinator import Reply
 from federation.errors import ProcessError
 from federation.files import Facts, read, write
 from federation.flower_client import packed, unpacked
-from federation.flower_commands import HOME, coordinator, prepare
+from federation.flower_commands import HOME, prepare, serverapps, superlink
 from federation.member import Member
-from federation.processes import LOOPBACK, Children, free_ports
+from federation.processes import LOOPBACK, Children, free_ports, without_proxies
 from federation.roster import Roster
 
 _LOOK_SECONDS = 0.5
@@ -48,7 +50,7 @@ class Running(Facts):
     """What it calls the banks"""
 
     @classmethod
-    def at(cls, home: Path) -> "Running":
+    def at(cls, home: Path) -> Self:
         """Raises FolderError."""
         return read(cls, _folder(home) / "running.json")
 
@@ -132,61 +134,67 @@ def _reply(bank: str, message: Message) -> Reply:
         return Reply(bank, None, "its answer is not one of ours")
 
 
+@dataclass(frozen=True)
 class SuperLink:
     """Orders to the coordinator's SuperLink by its control route, which only this machine reaches. Each raises ProcessError."""
 
-    def __init__(self, home: Path, port: int) -> None:
-        authority = str(_folder(home) / "ca.pem")
-        self._client = ControlHttpClient.from_server_address(f"{LOOPBACK}:{port}", False, authority, interceptors=[])
+    home: Path
+    """The coordinator's folder"""
+    port: int
 
     @classmethod
-    def launch(cls, children: Children, home: Path, roster: Roster, now: datetime) -> "SuperLink":
-        """A new one with the roster's banks as its only nodes. Raises FolderError and ProcessError."""
+    def launch(cls, children: Children, home: Path, roster: Roster, now: datetime) -> Self:
+        """A new one, with the roster's banks as its only nodes. Raises FolderError too."""
         [port] = free_ports(1)
         prepare(_folder(home), now)
-        superlink, superexec = coordinator(_folder(home), home, port)
-        children.start(superlink)
+        children.start(superlink(_folder(home), port))
         made = cls(home, port)
         write(_folder(home) / "running.json", Running(port=port, nodes={bank.name: made.register(bank) for bank in roster.members}))
-        children.start(superexec)
         return made
+
+    def allow_runs(self, children: Children) -> None:
+        """Start what starts ServerApps."""
+        children.start(serverapps(_folder(self.home), self.home, self.port))
 
     def register(self, bank: Member) -> int:
         """What the SuperLink calls the bank from now on. It lets nobody in who was not registered."""
         key = load_ssh_public_key(bank.node.encode())
         assert isinstance(key, EllipticCurvePublicKey)  # member.py
-        with _translated():
-            return self._client.RegisterNode(RegisterNodeRequest(public_key=public_key_to_bytes(key), name=bank.name)).node_id
+        with self._control() as control:
+            return control.RegisterNode(RegisterNodeRequest(public_key=public_key_to_bytes(key), name=bank.name)).node_id
 
     def start(self, run: str) -> int:
         """Flower's number of a ServerApp that runs it."""
         content = bundle.build()
         request = StartRunRequest(fab=Fab(hash_str=bundle.sha256(content), content=content))
         request.override_config["run"].string = run
-        with _translated():
-            return self._client.StartRun(request).run_id
+        with self._control() as control:
+            return control.StartRun(request).run_id
 
     def status(self, number: int) -> str:
         """As Flower says it: pending, starting, running, finished:completed, finished:failed or finished:stopped."""
-        with _translated():
-            status = self._client.ListRuns(ListRunsRequest(run_id=number)).run_dict[number].status
+        with self._control() as control:
+            status = control.ListRuns(ListRunsRequest(run_id=number)).run_dict[number].status
         return f"{status.status}:{status.sub_status}" if status.sub_status else status.status
 
     def stop(self, number: int) -> None:
         """Its ServerApp ends; what is journalled stays."""
-        with _translated():
-            self._client.StopRun(StopRunRequest(run_id=number))
+        with self._control() as control:
+            control.StopRun(StopRunRequest(run_id=number))
+
+    @contextmanager
+    def _control(self) -> Iterator[ControlHttpClient]:
+        authority = (_folder(self.home) / "ca.pem").read_bytes()
+        with without_proxies():
+            client = ControlHttpClient.from_server_address(f"{LOOPBACK}:{self.port}", False, authority, interceptors=[])
+        try:
+            with client:
+                yield client
+        except httpx.HTTPStatusError as error:
+            raise ProcessError(f"the SuperLink refuses: {error.response.text.strip()[:200]}", "look into its log") from error
+        except httpx.HTTPError as error:
+            raise ProcessError(f"the SuperLink does not answer: {error}", "consortium federation coordinator starts it") from error
 
 
 def _folder(home: Path) -> Path:
     return home / "flower"
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except httpx.HTTPStatusError as error:
-        raise ProcessError(f"the SuperLink refuses: {error.response.text.strip()[:200]}", "look into its log") from error
-    except httpx.HTTPError as error:
-        raise ProcessError(f"the SuperLink does not answer: {error}", "consortium federation coordinator starts it") from error

@@ -81,6 +81,11 @@ class Children:
         child.check()
         return child.process.pid
 
+    @property
+    def pids(self) -> dict[str, int]:
+        """Of those that were started and not stopped, by name."""
+        return {child.command.name: child.process.pid for child in self._running}
+
     def check(self) -> None:
         """To be called now and then. ProcessError for the first that has ended, unless it is to be started again: then it is."""
         for place, child in enumerate(self._running):
@@ -145,7 +150,7 @@ class _Child:
 
 def environment() -> dict[str, str]:
     """What every child gets: this process's, without proxies and what would set Flower up otherwise; nothing reports to anybody."""
-    inherited = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy") and not name.startswith("FLWR_")}
+    inherited = {name: value for name, value in os.environ.items() if not _is_proxy(name) and not name.startswith("FLWR_")}
     return inherited | {
         "PATH": os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)]),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(_SOURCES), os.environ.get("PYTHONPATH")])),
@@ -153,6 +158,20 @@ def environment() -> dict[str, str]:
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     }
+
+
+@contextmanager
+def without_proxies() -> Iterator[None]:
+    """For what reads them from the environment when it is made, and speaks to this machine only."""
+    taken = {name: os.environ.pop(name) for name in [*os.environ] if _is_proxy(name)}
+    try:
+        yield
+    finally:
+        os.environ.update(taken)
+
+
+def _is_proxy(name: str) -> bool:
+    return name.lower().endswith("_proxy")
 
 
 def listens(port: int) -> bool:
