@@ -76,7 +76,7 @@ class Children:
         while command.port is not None and not listens(command.port):
             child.check()
             if time.monotonic() > deadline:
-                raise child.error(f"is not ready after {within:.0f} s")
+                raise child.error(f"is not ready after {within:g} s")
             time.sleep(_LOOK_SECONDS)
         child.check()
         return child.process.pid
@@ -121,7 +121,7 @@ class _Child:
             if os.getppid() != parent:  # it died before the line above
                 os._exit(1)
 
-        with translated(log), open(os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600), "wb") as file:
+        with translated(log), open(os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600), "ab") as file:
             self._began = file.tell()
             try:
                 self.process = subprocess.Popen(
