@@ -28,6 +28,7 @@ round out cannot tell, and says so in its record. Without secure aggregation nob
 import hashlib
 import math
 import os
+import random
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -315,11 +316,12 @@ class Bank:
                     budget=attempt.accepted.budget,
                 )
             )
-            delta = np.zeros(0, np.float32)
+            most = training.aggregation.most_units
             if invitation.kind == "train":
                 delta = attempt.layout.flatten(work.adapter) - attempt.layout.flatten(attempt.adapter)
-            most = training.aggregation.most_units
-            weight = min(1.0, config.units / most) if most else 1.0
+                weight = min(1.0, config.units / most) if most else 1.0
+            else:  # there is nothing to weigh: it is drawn, as no two attempts may have the same vector
+                delta, weight = np.zeros(0, np.float32), 1 - random.SystemRandom().random() / 2
             self._update = contribution(delta, training.encoding.clip, weight, work.metrics)
         return self._update
 

@@ -76,31 +76,47 @@ class Killed(BaseException):
 
 @dataclass
 class Toy:
-    """What a bank trains with: an update that is the bank's own in every round; and a count of what it was asked."""
+    """What a bank trains with: an update that is the bank's own in every attempt; and what it was asked."""
 
     bank: str
     ledger: Path
     asked: list[tuple[int, int, str]] = field(default_factory=list)
+    fails: BaseException | None = None
+    """What it raises when it is asked next"""
+    fails_late: bool = False
+    """After its steps have been charged"""
 
     def __call__(self, task: Task) -> Work:
         self.asked.append((task.round, task.attempt, task.kind))
+        if self.fails and not self.fails_late:
+            self._fail()
         if task.budget:
             with Ledger.open(self.ledger) as ledger:
                 if task.budget.evaluation:
                     ledger.reservation(task.budget.evaluation).charge()
                 if task.budget.training and task.budget.plan:
                     ledger.reservation(task.budget.training).charge(task.budget.plan.steps)
-        metrics = (0.4, UNITS[self.bank] / 4000) if task.training.metrics else ()
+        if self.fails:
+            self._fail()
+        count = UNITS[self.bank] / 8000
+        metrics = (0.8 * count, count) if task.training.metrics else ()
         trains_a = task.training.aggregation.method == "fedavg"
         moved = {
-            name: tensor + step(self.bank, task.round, name).reshape(tensor.shape) if trains_a or "lora_A" not in name else tensor
+            name: tensor + step(self.bank, task.round, task.attempt, name).reshape(tensor.shape)
+            if trains_a or "lora_A" not in name
+            else tensor
             for name, tensor in task.adapter.items()
         }
         return Work(adapter=moved if task.kind == "train" else task.adapter, metrics=metrics)
 
+    def _fail(self) -> None:
+        error, self.fails = self.fails, None
+        assert error
+        raise error
 
-def step(bank: str, round: int, name: str) -> np.ndarray[Any, np.dtype[np.float32]]:
-    seed = int.from_bytes(hashlib.sha256(f"{bank} {round} {name}".encode()).digest()[:4], "big")
+
+def step(bank: str, round: int, attempt: int, name: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+    seed = int.from_bytes(hashlib.sha256(f"{bank} {round} {attempt} {name}".encode()).digest()[:4], "big")
     return np.random.default_rng(seed).normal(size=START[name].size).astype(np.float32)
 
 
@@ -161,6 +177,27 @@ class World:
         with Ledger.open(self.config(bank).ledger) as ledger:
             return [(each.run, each.charged, each.closed) for each in ledger.book().reservations("retail")]
 
+    def invite(self, **changes: Any) -> bytes:
+        """What the coordinator may send at the beginning of a run."""
+        roster = self.made.registry.in_force
+        assert roster
+        content = save(START)
+        invitation = Invitation(
+            federation=roster.federation,
+            version=roster.version,
+            roster=roster.hash,
+            run=RUN,
+            round=1,
+            attempt=1,
+            before=0,
+            training=self.training,
+            bundle=BUNDLE,
+            model=hashlib.sha256(content).digest(),
+            nonce=bytes(16),
+            deadline=0,
+        )
+        return letters.seal(invitation.model_copy(update=changes).signed(self.made.registry.identity), content)
+
 
 def make_world(made: Federation, **training: Any) -> World:
     made.sign(made.propose())
@@ -219,7 +256,8 @@ class Loopback:
         if bank in self.gone:
             self.replies.append(Reply(bank, None, "gone"))
             return
-        answer = self.world.bank(bank).on(content := self.change(bank, content))
+        content = self.change(bank, content)
+        answer = self.world.bank(bank).on(content)
         if self.restart:
             self.world.restart(bank)
             again = self.world.bank(bank).on(content)
