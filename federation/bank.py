@@ -26,6 +26,7 @@ round out cannot tell, and says so in its record. Without secure aggregation nob
 """
 
 import hashlib
+import json
 import math
 import os
 import random
@@ -44,12 +45,12 @@ from safetensors.numpy import load, save
 from federation import letters, policy, record
 from federation.aggregate import Adapter, Layout, State, Vector, advance, agree, contribution, mean
 from federation.budget import RoundBudget, plan_round, price, reserve
-from federation.config import BankConfig
+from federation.config import BankConfig, TrainingConfig
 from federation.errors import AdapterError, NotTrusted
 from federation.files import Facts, check_private, translated
 from federation.home import Home
 from federation.letters import Close, Invitation, Next
-from federation.local import Task, Work
+from federation.local import Task, Train
 from federation.policy import Refusal, Spent
 from federation.roster import Roster
 from privacy import disk
@@ -72,7 +73,6 @@ from privacy.secagg.codec import Buffer, decode, encode
 from privacy.secagg.messages import Inbox, Message, Sum
 from privacy.secagg.vault import Vault
 
-Train = Callable[[Task], Work]
 _MOST_MODULUS_BITS = 32  # all there are
 
 
@@ -145,8 +145,6 @@ class Bank:
                 (folder / name).mkdir(mode=0o700, exist_ok=True)
         self._name = read_config().bank
         self._vault = Vault(folder / "vault", self._name)
-        self._update: Vector | None = None
-        """Made, and not masked yet"""
         self._attempt = self._read_live()
         if self._attempt is None:
             self._release()
@@ -274,56 +272,58 @@ class Bank:
 
     def _step(self, message: Message) -> bytes:
         """The answer of secure aggregation, the stored one if there is one."""
-        attempt, client = self._current, self._client
+        client, facts = self._client, dict[str, str]()
         stored = self._vault.steps()[message.exchange] if message.exchange < client.exchange else None
         if stored and stored.received.digest == message.digest:
             sent = stored.sent
         else:
             if isinstance(message, Inbox) and client.exchange == Inbox.exchange:
-                client = self._client = self._open_client(self._make_update())
+                update, facts = self._work()
+                client = self._client = self._open_client(update)
             with _rule("protocol", type(message).__name__, ProtocolError, Misbehaviour, Inconsistent, Refused, Aborted):
                 sent = next(iter(client.on(message)), None)
-        if client.exchange > Inbox.exchange:
-            self._update = None
+        invitation = self._current.invitation.digest
         if sent is None:
-            return letters.seal(letters.Done(invitation=attempt.invitation.digest))
-        self._note_release(type(message).__name__, f"{type(sent).__name__} {sent.digest.hex()}")
-        return letters.seal(letters.Answer(invitation=attempt.invitation.digest), *sent.pieces())
+            return letters.seal(letters.Done(invitation=invitation))
+        self._note_release(type(message).__name__, facts, f"{type(sent).__name__} {sent.digest.hex()}")
+        return letters.seal(letters.Answer(invitation=invitation), *sent.pieces())
 
     def _contribute(self) -> bytes:
         """Without secure aggregation: the vector as it is."""
-        path = self._folder / "attempt" / "vector"
+        path, facts = self._folder / "attempt" / "vector", dict[str, str]()
         if not path.exists():
-            disk.write(path, [self._make_update().astype("<f4").data.cast("B")])
-            self._update = None
+            update, facts = self._work()
+            disk.write(path, [update.astype("<f4").data.cast("B")])
         vector = path.read_bytes()
-        self._note_release("Invitation", f"Contribution {hashlib.sha256(vector).hexdigest()}")
+        self._note_release("Header", facts, f"Contribution {hashlib.sha256(vector).hexdigest()}")
         return letters.seal(letters.Contribution(invitation=self._current.invitation.digest), vector)
 
-    def _make_update(self) -> Vector:
-        """What the bank has to say in this attempt: metrics of the model it was sent, and the update that its training makes of it."""
-        if self._update is None:
-            attempt, config = self._current, self._read_config()
-            invitation, training = attempt.invitation, attempt.invitation.training
-            work = self._train(
-                Task(
-                    run=invitation.run,
-                    round=invitation.round,
-                    attempt=invitation.attempt,
-                    kind=invitation.kind,
-                    training=training,
-                    adapter=attempt.adapter,
-                    budget=attempt.accepted.budget,
-                )
+    def _work(self) -> tuple[Vector, dict[str, str]]:
+        """What the bank has to say in this attempt, metrics of the model it was sent and the update that its training makes of it; and what
+        the record should have of that."""
+        attempt = self._current
+        invitation, training, layout = attempt.invitation, attempt.invitation.training, attempt.layout
+        work = self._train(
+            Task(
+                run=invitation.run,
+                round=invitation.round,
+                attempt=invitation.attempt,
+                kind=invitation.kind,
+                training=training,
+                adapter=attempt.adapter,
+                budget=attempt.accepted.budget,
             )
-            most = training.aggregation.most_units
-            if invitation.kind == "train":
-                delta = attempt.layout.flatten(work.adapter) - attempt.layout.flatten(attempt.adapter)
-                weight = min(1.0, config.units / most) if most else 1.0
-            else:  # there is nothing to weigh: it is drawn, as no two attempts may have the same vector
-                delta, weight = np.zeros(0, np.float32), 1 - random.SystemRandom().random() / 2
-            self._update = contribution(delta, training.encoding.clip, weight, work.metrics)
-        return self._update
+        )
+        if invitation.kind == "train":
+            delta, weight = layout.flatten(work.adapter) - layout.flatten(attempt.adapter), self._weight(training)
+        else:  # there is nothing to weigh: it is drawn, as no two attempts may have the same vector
+            delta, weight = np.zeros(0, np.float32), 1 - random.SystemRandom().random() / 2
+        vector = contribution(delta, training.encoding.clip, weight, work.metrics)
+        return vector, {name: json.dumps(value) for name, value in work.facts.items()}
+
+    def _weight(self, training: TrainingConfig) -> float:
+        most = training.aggregation.most_units
+        return min(1.0, self._read_config().units / most) if most else 1.0
 
     def _on_close(self, letter: Close) -> bytes:
         if self._attempt and self._attempt.invitation.digest == letter.invitation:
@@ -340,7 +340,7 @@ class Bank:
         self._release()
         for name in ("vector", "live"):
             (self._folder / "attempt" / name).unlink(missing_ok=True)
-        self._attempt = self._update = None
+        self._attempt = None
         self.__dict__.pop("_client", None)
 
     def _follow(self) -> None:
@@ -416,20 +416,19 @@ class Bank:
     def _read_live(self) -> _Attempt | None:
         return _Attempt(self._live.read_bytes(), self._roster) if self._live.exists() else None
 
-    def _note_release(self, letter: str, released: str) -> None:
+    def _note_release(self, letter: str, facts: Mapping[str, str], released: str) -> None:
         attempt = self._current
-        asked = {"letter": letter}
-        if letter in ("Invitation", "Header"):
-            invitation = attempt.invitation
-            asked |= {
-                "kind": invitation.kind,
-                "training": invitation.training.hash.hex(),
-                "bundle": invitation.bundle,
-                "model": invitation.model.hex(),
-                "roster": str(invitation.version),
-                "compared": "with the last sum" if attempt.accepted.compared else "no: this bank has not seen the sum before",
-            }
-        self._note(attempt.invitation, asked, released=released, epsilon=attempt.accepted.epsilon)
+        invitation = attempt.invitation
+        terms = {
+            "kind": invitation.kind,
+            "training": invitation.training.hash.hex(),
+            "bundle": invitation.bundle,
+            "model": invitation.model.hex(),
+            "roster": str(invitation.version),
+            "compared": "with the last sum" if attempt.accepted.compared else "no: this bank has not seen the sum before",
+        }
+        asked = {"letter": letter, **(terms if letter == "Header" else {}), **facts}
+        self._note(invitation, asked, released=released, epsilon=attempt.accepted.epsilon)
 
     def _note(
         self, invitation: Invitation | None, asked: Mapping[str, str], *, rule: str = "", released: str = "", epsilon: float | None = None
@@ -437,7 +436,7 @@ class Bank:
         """Once: what is asked again is not decided again."""
         where = (invitation.run, invitation.round, invitation.attempt) if invitation else ("", 0, 0)
         decision = record.Decision(self._name, *where, asked, rule, released, epsilon)
-        if not any(replace(each, time=decision.time) == decision for each in record.decisions(self._record)):
+        if not any(_same(decision, each) for each in record.decisions(self._record)):
             record.note(self._record, decision)
 
     def _log(self) -> None:
@@ -449,6 +448,11 @@ class Bank:
 def _name(invitation: Invitation) -> str:
     """Of an attempt, as the ledger has it."""
     return f"{invitation.federation}/{invitation.run}, round {invitation.round}, attempt {invitation.attempt}"
+
+
+def _same(one: record.Decision, other: record.Decision) -> bool:
+    """What was released is told by its hash alone: how it was made is not known any more after a crash."""
+    return one.released == other.released and (bool(one.released) or replace(one, time=other.time) == other)
 
 
 def _terms(invitation: Invitation, layout: Layout, config: BankConfig) -> tuple[rules.Expected, rules.Policy]:

@@ -11,23 +11,20 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from safetensors.numpy import save
 
-from federation import letters, record
+from federation import bank, letters, record
 from federation.config import TrainingConfig
 from federation.errors import FolderError
 from federation.letters import Answer, Close, Done, Failure, Invitation, Next, Refusal
 from privacy.ledger import Ledger
 from privacy.plan import Event
-from tests.federation.enrolment import BANKS, Federation
-from tests.federation.loopback import BUNDLE, START, Loopback, World, make_world
-
-
-@pytest.fixture(autouse=True)
-def _no_power_failures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+from tests.federation.enrolment import Federation
+from tests.federation.loopback import BUNDLE, START, Loopback, World, make_world, planned
 
 
 @pytest.fixture
-def world(made: Federation) -> Iterator[World]:
+def world(made: Federation, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    monkeypatch.setattr(bank, "plan_round", planned)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # processes are killed here, not machines
     world = make_world(made)
     yield world
     world.close()
@@ -134,7 +131,7 @@ def test_a_budget_that_is_used_up_is_the_ledgers_refusal(world: World) -> None:
     with Ledger.open(world.config("alder").ledger) as ledger:
         ledger.reserve("retail", before.times(ledger.filter("retail").steps_admitted(before.times(10**5))), "before")
     assert "does not allow" in _check_refused(world, world.invite(), "ledger").allowed
-    assert all(run == "before" for run, _, _ in world.held("alder"))
+    assert all(run == "before" or (closed and not charged) for run, charged, closed in world.held("alder"))
 
 
 def test_a_population_without_a_budget_is_the_ledgers_refusal(world: World) -> None:
@@ -217,10 +214,8 @@ def test_what_is_no_letter_is_a_failure_and_the_bank_lives_on(world: World, requ
 
 
 def test_two_processes_cannot_be_one_bank_nor_may_others_read_its_folder(world: World) -> None:
-    from federation.bank import Bank
-
     def second() -> None:
-        Bank(world.bank_folder("alder"), lambda: world.config("alder"), "a" * 64, world.toys["alder"])
+        bank.Bank(world.bank_folder("alder"), lambda: world.config("alder"), "a" * 64, world.toys["alder"])
 
     world.bank("alder")
     with pytest.raises(Exception, match="another process has it open"):
@@ -234,8 +229,20 @@ def test_two_processes_cannot_be_one_bank_nor_may_others_read_its_folder(world: 
 def test_everything_that_leaves_a_bank_is_on_its_record_and_nobody_else_may_read_it(world: World) -> None:
     world.ask(rounds=1)
     Loopback(world).run()
-    kinds = [released.split()[0] for released in _released(world)]
-    assert kinds == ["Keys", "Shares", "Masked", "View", "Reveal", "Receipt"] * 2
+    assert [released.split()[0] for released in _released(world)] == ["Keys", "Shares", "Masked", "View", "Reveal", "Receipt"] * 2
     folder = world.bank_folder("alder")
-    assert all(path.stat().st_mode & 0o077 == 0 for name in ("vault", "attempt", "starts") for path in folder.rglob(f"{name}/**/*"))
-    assert not [*(folder / "attempt").iterdir()] and BANKS
+    decisions = record.decisions(folder / "record.jsonl")
+    assert decisions[2].asked == {"letter": "Inbox", "steps": "3"} and all(each.epsilon for each in decisions)
+    assert not [*(folder / "attempt").iterdir()]
+    made = [folder / "record.jsonl", *(path for name in ("vault", "attempt", "starts") for path in (folder / name).rglob("*"))]
+    assert all(path.stat().st_mode & 0o077 == 0 for path in made)
+
+
+@pytest.mark.slow
+def test_a_run_under_the_noise_that_keeps_its_promise(made: Federation) -> None:
+    world = make_world(made)
+    world.ask(rounds=1)
+    Loopback(world).run()
+    world.close()
+    with Ledger.open(world.config("alder").ledger) as ledger:
+        assert 0 < ledger.status("retail").epsilon_charged <= 4

@@ -9,25 +9,22 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from federation import bank as bank_side
 from federation import coordinator, record
 from federation.aggregate import Adapter, Layout, State, advance, begin, contribution, mean
 from federation.errors import FactsError, JournalError, RunFailed
 from federation.journal import Journal
 from tests.federation.enrolment import BANKS, Federation
-from tests.federation.loopback import INVITE, RUN, START, UNITS, Killed, Loopback, World, make_world, step
+from tests.federation.loopback import INVITE, RUN, START, UNITS, Killed, Loopback, World, make_world, planned, step
 
 ONE_ROUND = {"rounds": 1}
 UPDATE, CLOSE = 2, 7
 
 
-@pytest.fixture(autouse=True)
-def _no_power_failures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes are killed here, not machines: what they have written the next one reads, synced or not, and sooner."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-
-
 @pytest.fixture
-def world(made: Federation) -> Iterator[World]:
+def world(made: Federation, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    monkeypatch.setattr(bank_side, "plan_round", planned)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # processes are killed here, not machines
     world = make_world(made)
     yield world
     world.close()
