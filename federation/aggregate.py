@@ -43,6 +43,7 @@ Vector = npt.NDArray[np.float32]
 Adapter = Mapping[str, Array]
 
 _A, _B = ".lora_A.", ".lora_B."
+_PRODUCTS_DIFFER = 1e-5  # of their norm, at most: float32's rounding of both factors with room to spare
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,22 @@ def advance(layout: Layout, state: State, delta: npt.NDArray[np.float64], moment
     velocity = momentum * state.velocity.astype(np.float64) + delta
     moved = {name: (state.adapter[name] + change).astype(np.float32) for name, change in layout.unflatten(velocity).items()}
     return _turned(layout, State({**state.adapter, **moved}, velocity.astype(np.float32)))
+
+
+def agree(layout: Layout, one: Adapter, other: Adapter) -> bool:
+    """Whether two parties that started from the same sum have come to the same adapter, both of this layout; see above for how equal."""
+    turned = {name for pair in layout.pairs for name in pair} if layout.method == "fedsvd" else set[str]()
+    return all(np.array_equal(one[name], other[name]) for name, _ in layout.shapes if name not in turned) and all(
+        _norm(np.hstack([one[b], other[b]]), np.vstack([one[a], -other[a]])) <= _PRODUCTS_DIFFER * _norm(one[b], one[a])
+        for a, b in layout.pairs
+        if turned
+    )
+
+
+def _norm(b: Array, a: Array) -> float:
+    """Of the product BA, from thin factors."""
+    (_, left), (_, right) = (np.linalg.qr(factor.astype(np.float64)) for factor in (b, a.T))
+    return float(np.linalg.norm(left @ right.T))
 
 
 def _turned(layout: Layout, state: State) -> State:

@@ -73,6 +73,10 @@ class Registry:
         return Authority(load(self._folder / "ca.pem")[0], load_key(self._bytes("ca.key")))
 
     @property
+    def identity(self) -> Ed25519PrivateKey:
+        return load_signing_key(self._bytes("identity.pem"))
+
+    @property
     def known(self) -> Known:
         return Known.of(self._folder)
 
@@ -134,7 +138,7 @@ class Registry:
             version=earlier[-1].roster.version + 1 if earlier else 1,
             previous=old.hash if old else NO_ROSTER,
             colluders=self.config.colluders,
-            coordinator=load_signing_key(self._bytes("identity.pem")).public_key().public_bytes_raw(),
+            coordinator=self.identity.public_key().public_bytes_raw(),
             authority=self.authority.hash,
             members=tuple(request.member for name, request in approved.items() if name not in without),
         )

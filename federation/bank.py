@@ -1,0 +1,467 @@
+"""A bank's side of a run: what it answers to a coordinator's letters, and in which order it asks itself whether it may.
+
+    letter       what the bank does first                                                             what leaves
+    Invitation   looks whether the roster's coordinator signed it, whether it comes after all that     its public keys
+                 was answered, the policy, the adapter, the header; reserves the round's budget
+    Next, 1      splits its secrets                                                                   shares, encrypted
+    Next, 2      evaluates, trains, cuts the update to its clip, masks it                              the masked vector
+    Next, 3-5    signs who is online, reveals shares, signs the sum                                    signatures, shares
+    Close        works out what the sum makes of the adapter, ends the session, closes the reservation nothing
+
+What the bank does not allow is a Refusal, and goes into its record with the rule; what fails is a Failure, of which the coordinator is told
+the message if the error is one of ours, and the name of its type otherwise. Everything that leaves is in the record before.
+
+It has no memory but its folder, and may be killed at any moment: asked the same again it gives the same answer.
+
+    vault/            the session going on: privacy/secagg/vault.py
+    record.jsonl      every decision: record.py. What was answered is read off it
+    attempt/live      the invitation that was accepted last, and what was reserved for it
+    attempt/vector    what was contributed to it, where secure aggregation is off
+    starts/RUN/R.A    what round R starts from, by the sum of attempt A at the round before
+    errors.log        what went wrong, whole
+
+Training that a crash cut off is done again on the same reservation, which is charged anew for it. A masked vector that is in the vault is
+never made again. Where the bank has seen the sum it knows the next adapter, and refuses another (rule "result"); a bank that sat the
+round out cannot tell, and says so in its record. Without secure aggregation nobody but the coordinator can.
+"""
+
+import hashlib
+import json
+import math
+import os
+import random
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from safetensors.numpy import load, save
+
+from federation import letters, policy, record
+from federation.aggregate import Adapter, Layout, State, Vector, advance, agree, contribution, mean
+from federation.budget import RoundBudget, plan_round, price, reserve
+from federation.config import BankConfig, TrainingConfig
+from federation.errors import AdapterError, NotTrusted
+from federation.files import Facts, check_private, translated
+from federation.home import Home
+from federation.letters import Close, Invitation, Next
+from federation.local import Task, Train
+from federation.policy import Refusal, Spent
+from federation.roster import Roster
+from privacy import disk
+from privacy.errors import (
+    Aborted,
+    BudgetRefused,
+    ConsortiumError,
+    Inconsistent,
+    LedgerError,
+    Misbehaviour,
+    PlanError,
+    ProtocolError,
+    Refused,
+    SecAggError,
+)
+from privacy.ledger import Ledger
+from privacy.secagg import rules
+from privacy.secagg.client import Client
+from privacy.secagg.codec import Buffer, decode, encode
+from privacy.secagg.messages import Inbox, Message, Sum
+from privacy.secagg.vault import Vault
+
+_MOST_MODULUS_BITS = 32  # all there are
+
+
+class _Declined(Exception):
+    """The bank will not."""
+
+    def __init__(self, rule: str, asked: object, allowed: object) -> None:
+        self.refusal = Refusal(rule, letters.short(str(asked)), letters.short(str(allowed)))
+
+
+@contextmanager
+def _rule(name: str, asked: object, *errors: type[ConsortiumError]) -> Iterator[None]:
+    """What raises one of these in here is refused by this rule."""
+    try:
+        yield
+    except errors as error:
+        raise _Declined(name, asked, error.message) from error
+
+
+class _Accepted(Facts):
+    """The last invitation that was accepted; its bytes are the body."""
+
+    budget: RoundBudget | None
+    epsilon: float | None
+    """Of the population, in all and with this round"""
+    compared: bool
+    """Whether its adapter was found to be what the last sum makes of the one before"""
+
+
+class _Attempt:
+    """The invitation that was accepted last, with what is made of it."""
+
+    def __init__(self, stored: bytes, roster: Roster) -> None:
+        self.accepted, request = letters.read(_Accepted, stored)
+        self.request = bytes(request)
+        invitation, body = letters.request(self.request)
+        assert isinstance(invitation, Invitation)
+        self.invitation, self.adapter = invitation, load(bytes(body))
+        self.layout = Layout.of(self.adapter, invitation.training.aggregation.method)
+        self.header = invitation.header(roster, self.layout)
+
+
+@dataclass(frozen=True)
+class _Start:
+    """What a round starts from: an adapter in safetensors, the server's momentum in float32."""
+
+    adapter: memoryview
+    velocity: memoryview
+
+
+class Bank:
+    """An open one; to be closed, or used in a `with`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        read_config: Callable[[], BankConfig],
+        base_model: str,
+        train: Train,
+        now: Callable[[], datetime] = datetime.now,
+    ) -> None:
+        """`read_config` is asked at every invitation, so that a policy counts as soon as it is written. `base_model` is the hash of the
+        model that the bank has. `now` is in the bank's own time. Raises ConsortiumError."""
+        check_private(folder)
+        self._folder, self._home, self._read_config, self._base_model = folder, Home(folder), read_config, base_model
+        self._train, self._now = train, now
+        self._record = folder / "record.jsonl"
+        for name in ("attempt", "starts"):
+            with translated(folder / name):
+                (folder / name).mkdir(mode=0o700, exist_ok=True)
+        self._name = read_config().bank
+        self._vault = Vault(folder / "vault", self._name)
+        self._attempt = self._read_live()
+        if self._attempt is None:
+            self._release()
+
+    def close(self) -> None:
+        self._vault.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def on(self, request: Buffer) -> bytes:
+        """The answer to a coordinator's letter, as bytes."""
+        invitation = bytes(32)
+        try:
+            facts, body = letters.request(request)
+            invitation = facts.digest if isinstance(facts, Invitation) else facts.invitation
+            try:
+                match facts:
+                    case Invitation():
+                        return self._on_invitation(facts, body, request)
+                    case Next():
+                        return self._on_message(facts, body)
+                    case Close():
+                        return self._on_close(facts)
+            except _Declined as declined:
+                refusal = declined.refusal
+                asked = {"letter": facts.letter, "asked": refusal.asked, "allowed": refusal.allowed}
+                self._note(facts if isinstance(facts, Invitation) else None, asked, rule=refusal.rule)
+                return letters.seal(letters.Refusal(invitation=invitation, **asdict(refusal)))
+        except Exception as error:  # whatever it is, the bank lives on, and no private text leaves in a message nobody has looked at
+            self._log()
+            told = error.message if isinstance(error, ConsortiumError) else type(error).__name__
+            return letters.seal(letters.Failure(invitation=invitation, message=letters.short(told)))
+
+    def _on_invitation(self, invitation: Invitation, body: Buffer, request: Buffer) -> bytes:
+        if not (self._attempt and self._attempt.request == request):
+            self._accept(invitation, body, request)
+        return self._step(self._current.header) if invitation.training.secure_aggregation else self._contribute()
+
+    def _accept(self, invitation: Invitation, body: Buffer, request: Buffer) -> None:
+        """Say no, or be ready to answer; the round's budget is reserved when this returns. Raises _Declined."""
+        config, roster = self._read_config(), self._check_sender(invitation, body)
+        answered = self._check_order(invitation)
+        self._give_up()  # whoever signed this one has given up what went before
+        rounds = {min(round, invitation.training.rounds) for round in (*answered, invitation.round)}
+        with _rule("ledger", _name(invitation), BudgetRefused, LedgerError, PlanError):
+            budget, epsilon = self._price(invitation, config)
+        proposal = invitation.training.proposal(invitation.bundle, roster.colluders)
+        if refusal := policy.check(proposal, config.policy, Spent(len(rounds), math.inf if epsilon is None else epsilon), self._now()):
+            raise _Declined(**asdict(refusal))
+        if proposal.base_model != self._base_model:
+            raise _Declined("base_model", proposal.base_model, self._base_model)
+        adapter = load(bytes(body))
+        layout = Layout.of(adapter, proposal.aggregation)
+        compared = self._check_adapter(invitation, layout, adapter)
+        if invitation.training.secure_aggregation:
+            with _rule("header", _name(invitation), SecAggError):
+                rules.check_header(header := invitation.header(roster, layout), roster.for_sums)
+                rules.check_proposal(header, *_terms(invitation, layout, config))
+        if budget:
+            with _rule("ledger", _name(invitation), BudgetRefused, LedgerError), Ledger.open(config.ledger) as ledger:
+                budget = reserve(budget, ledger, config.population, _name(invitation))
+        accepted = _Accepted(budget=budget, epsilon=epsilon, compared=compared)
+        disk.write(self._live, [letters.seal(accepted, request)])
+        self._attempt = self._read_live()
+
+    def _check_sender(self, invitation: Invitation, body: Buffer) -> Roster:
+        """The roster in force, whose coordinator has signed the invitation under it."""
+        if (roster := self._home.in_force) is None:
+            raise _Declined("roster", f"version {invitation.version}", "none is in force here")
+        with _rule("coordinator", f"an invitation to {invitation.federation}", NotTrusted):
+            invitation.check(roster.coordinator, body)
+        if (invitation.federation, invitation.version, invitation.roster) != (roster.federation, roster.version, roster.hash):
+            asked, allowed = (
+                f"{federation}, version {version}, {hash.hex()[:16]}"
+                for federation, version, hash in (
+                    (invitation.federation, invitation.version, invitation.roster),
+                    (roster.federation, roster.version, roster.hash),
+                )
+            )
+            raise _Declined("roster", asked, allowed)
+        return roster
+
+    def _check_order(self, invitation: Invitation) -> list[int]:
+        """The rounds of the run that were answered; none was a later one, and no other invitation to this attempt was."""
+        answered = [(each.round, each.attempt) for each in record.decisions(self._record) if each.run == invitation.run and each.released]
+        newest = max(answered, default=(0, 0))
+        if (invitation.round, invitation.attempt) <= newest:
+            raise _Declined(
+                "order",
+                f"round {invitation.round}, attempt {invitation.attempt}",
+                f"what comes after round {newest[0]}, attempt {newest[1]}",
+            )
+        return [round for round, _ in answered]
+
+    def _price(self, invitation: Invitation, config: BankConfig) -> tuple[RoundBudget | None, float | None]:
+        """What the round would cost, and the population's epsilon with it; neither without privacy."""
+        if invitation.training.privacy is None:
+            return None, None
+        budget = plan_round(invitation.training, config, invitation.kind)
+        with Ledger.open(config.ledger) as ledger:
+            return budget, price(budget, ledger, config.population)
+
+    def _check_adapter(self, invitation: Invitation, layout: Layout, adapter: Adapter) -> bool:
+        """Whether it was compared with what the last sum makes of the adapter before; one that differs is declined."""
+        rank = invitation.training.adapter.rank
+        if others := {adapter[a].shape[0] for a, _ in layout.pairs} - {rank}:
+            raise _Declined("adapters", f"an adapter of rank {others.pop()}", f"rank {rank}, as the training says")
+        if (start := self._start(invitation)) is None:
+            return False
+        own = load(bytes(start.adapter))
+        if Layout.of(own, layout.method) != layout or not agree(layout, own, adapter):
+            raise _Declined("result", f"adapter {invitation.model.hex()[:16]}", "what the sum of the last round makes of its adapter")
+        return True
+
+    def _on_message(self, letter: Next, body: Buffer) -> bytes:
+        if self._attempt is None or self._attempt.invitation.digest != letter.invitation:
+            raise _Declined("order", "a message for an attempt that this bank is not in", "those that follow from the last invitation")
+        with _rule("protocol", "a message of secure aggregation", ProtocolError):
+            message = Message.from_bytes(body)
+        return self._step(message)
+
+    def _step(self, message: Message) -> bytes:
+        """The answer of secure aggregation, the stored one if there is one."""
+        client, facts = self._client, dict[str, str]()
+        stored = self._vault.steps()[message.exchange] if message.exchange < client.exchange else None
+        if stored and stored.received.digest == message.digest:
+            sent = stored.sent
+        else:
+            if isinstance(message, Inbox) and client.exchange == Inbox.exchange:
+                update, facts = self._work()
+                client = self._client = self._open_client(update)
+            with _rule("protocol", type(message).__name__, ProtocolError, Misbehaviour, Inconsistent, Refused, Aborted):
+                sent = next(iter(client.on(message)), None)
+        invitation = self._current.invitation.digest
+        if sent is None:
+            return letters.seal(letters.Done(invitation=invitation))
+        self._note_release(type(message).__name__, facts, f"{type(sent).__name__} {sent.digest.hex()}")
+        return letters.seal(letters.Answer(invitation=invitation), *sent.pieces())
+
+    def _contribute(self) -> bytes:
+        """Without secure aggregation: the vector as it is."""
+        path, facts = self._folder / "attempt" / "vector", dict[str, str]()
+        if not path.exists():
+            update, facts = self._work()
+            disk.write(path, [update.astype("<f4").data.cast("B")])
+        vector = path.read_bytes()
+        self._note_release("Header", facts, f"Contribution {hashlib.sha256(vector).hexdigest()}")
+        return letters.seal(letters.Contribution(invitation=self._current.invitation.digest), vector)
+
+    def _work(self) -> tuple[Vector, dict[str, str]]:
+        """What the bank has to say in this attempt, metrics of the model it was sent and the update that its training makes of it; and what
+        the record should have of that."""
+        attempt = self._current
+        invitation, training, layout = attempt.invitation, attempt.invitation.training, attempt.layout
+        work = self._train(
+            Task(
+                run=invitation.run,
+                round=invitation.round,
+                attempt=invitation.attempt,
+                kind=invitation.kind,
+                training=training,
+                adapter=attempt.adapter,
+                budget=attempt.accepted.budget,
+            )
+        )
+        if invitation.kind == "train":
+            delta, weight = layout.flatten(work.adapter) - layout.flatten(attempt.adapter), self._weight(training)
+        else:  # there is nothing to weigh: it is drawn, as no two attempts may have the same vector
+            delta, weight = np.zeros(0, np.float32), 1 - random.SystemRandom().random() / 2
+        vector = contribution(delta, training.encoding.clip, weight, work.metrics)
+        return vector, {name: json.dumps(value) for name, value in work.facts.items()}
+
+    def _weight(self, training: TrainingConfig) -> float:
+        most = training.aggregation.most_units
+        return min(1.0, self._read_config().units / most) if most else 1.0
+
+    def _on_close(self, letter: Close) -> bytes:
+        if self._attempt and self._attempt.invitation.digest == letter.invitation:
+            told = {"letter": "close", "banks": ", ".join(letter.banks), "model": letter.model.hex() if letter.model else ""}
+            self._note(self._attempt.invitation, told, epsilon=self._attempt.accepted.epsilon)
+            self._give_up()
+        return letters.seal(letters.Done(invitation=letter.invitation))
+
+    def _give_up(self) -> None:
+        """Nothing more is answered in the attempt going on, if there is one, and its reservation is closed. Done again after a crash."""
+        if self._attempt and self._attempt.invitation.training.secure_aggregation:
+            self._follow()
+            self._client.end()
+        self._release()
+        for name in ("vector", "live"):
+            (self._folder / "attempt" / name).unlink(missing_ok=True)
+        self._attempt = None
+        self.__dict__.pop("_client", None)
+
+    def _follow(self) -> None:
+        """Keep what the sum, if the bank has been sent one, makes of the adapter."""
+        attempt, client = self._current, self._client
+        invitation, training, layout = attempt.invitation, attempt.invitation.training, attempt.layout
+        if client.exchange <= Sum.exchange or invitation.kind == "evaluate" or (velocity := self._velocity(attempt)) is None:
+            return
+        try:
+            delta = mean(layout, client.total(), training.encoding.clip).delta
+        except AdapterError:  # a sum that says nothing
+            return
+        state = advance(layout, State(attempt.adapter, velocity), delta, training.aggregation.momentum)
+        folder = self._folder / "starts" / invitation.run
+        folder.mkdir(mode=0o700, exist_ok=True)
+        start = _Start(memoryview(save(dict(state.adapter))), state.velocity.data.cast("B"))
+        disk.write(folder / f"{invitation.round + 1}.{invitation.attempt}", encode(start, _Start))
+        for path in folder.iterdir():
+            if int(path.name.split(".")[0]) < invitation.round:
+                path.unlink()
+
+    def _start(self, invitation: Invitation) -> _Start | None:
+        path = self._folder / "starts" / invitation.run / f"{invitation.round}.{invitation.before}"
+        if not path.exists():
+            return None
+        start = decode(path.read_bytes(), _Start)
+        assert isinstance(start, _Start)
+        return start
+
+    def _velocity(self, attempt: _Attempt) -> Vector | None:
+        """The server's momentum before this round; None where the bank cannot know it."""
+        aggregation = attempt.invitation.training.aggregation
+        if attempt.invitation.round == 1 or not aggregation.momentum:
+            return np.zeros(attempt.layout.length, np.float32)
+        if (start := self._start(attempt.invitation)) is None or aggregation.method == "fedsvd":  # whose basis is the coordinator's
+            return None
+        return np.frombuffer(start.velocity, np.float32)
+
+    def _release(self) -> None:
+        """Close what is reserved in the ledger for attempts, also where a crash came between reserving and remembering it."""
+        config, roster = self._read_config(), self._home.in_force
+        if roster is None or not config.ledger.exists():
+            return
+        with Ledger.open(config.ledger) as ledger:
+            for held in ledger.book().reservations(config.population):
+                if held.run.startswith(f"{roster.federation}/") and not held.closed:
+                    ledger.reservation(held.id).close()
+
+    @property
+    def _current(self) -> _Attempt:
+        assert self._attempt is not None
+        return self._attempt
+
+    @cached_property
+    def _client(self) -> Client:
+        return self._open_client(None)
+
+    def _open_client(self, update: Vector | None) -> Client:
+        attempt, roster = self._current, self._roster
+        expected, allowed = _terms(attempt.invitation, attempt.layout, self._read_config())
+        return Client(self._home.keys_in(roster).identity, roster.for_sums, allowed, expected, self._vault, update)
+
+    @property
+    def _roster(self) -> Roster:
+        roster = self._home.in_force
+        assert roster is not None
+        return roster
+
+    @property
+    def _live(self) -> Path:
+        return self._folder / "attempt" / "live"
+
+    def _read_live(self) -> _Attempt | None:
+        return _Attempt(self._live.read_bytes(), self._roster) if self._live.exists() else None
+
+    def _note_release(self, letter: str, facts: Mapping[str, str], released: str) -> None:
+        attempt = self._current
+        invitation = attempt.invitation
+        terms = {
+            "kind": invitation.kind,
+            "training": invitation.training.hash.hex(),
+            "bundle": invitation.bundle,
+            "model": invitation.model.hex(),
+            "roster": str(invitation.version),
+            "compared": "with the last sum" if attempt.accepted.compared else "no: this bank has not seen the sum before",
+        }
+        asked = {"letter": letter, **(terms if letter == "Header" else {}), **facts}
+        self._note(invitation, asked, released=released, epsilon=attempt.accepted.epsilon)
+
+    def _note(
+        self, invitation: Invitation | None, asked: Mapping[str, str], *, rule: str = "", released: str = "", epsilon: float | None = None
+    ) -> None:
+        """Once: what is asked again is not decided again."""
+        where = (invitation.run, invitation.round, invitation.attempt) if invitation else ("", 0, 0)
+        decision = record.Decision(self._name, *where, asked, rule, released, epsilon)
+        if not any(_same(decision, each) for each in record.decisions(self._record)):
+            record.note(self._record, decision)
+
+    def _log(self) -> None:
+        path = self._folder / "errors.log"
+        with open(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600), "a") as file:
+            file.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {traceback.format_exc()}\n")
+
+
+def _name(invitation: Invitation) -> str:
+    """Of an attempt, as the ledger has it."""
+    return f"{invitation.federation}/{invitation.run}, round {invitation.round}, attempt {invitation.attempt}"
+
+
+def _same(one: record.Decision, other: record.Decision) -> bool:
+    """What was released is told by its hash alone: how it was made is not known any more after a crash."""
+    return one.released == other.released and (bool(one.released) or replace(one, time=other.time) == other)
+
+
+def _terms(invitation: Invitation, layout: Layout, config: BankConfig) -> tuple[rules.Expected, rules.Policy]:
+    """What the bank knows of the session, and what it allows."""
+    expected = rules.Expected(
+        run=invitation.run,
+        round=invitation.round,
+        model=invitation.model,
+        config=invitation.training.hash,
+        length=invitation.length(layout),
+    )
+    return expected, rules.Policy(config.policy.least_members, config.policy.most_clip, _MOST_MODULUS_BITS)

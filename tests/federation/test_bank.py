@@ -1,0 +1,248 @@
+"""What a bank says no to, by which rule, and that a no leaves nothing behind."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from safetensors.numpy import save
+
+from federation import bank, letters, record
+from federation.config import TrainingConfig
+from federation.errors import FolderError
+from federation.letters import Answer, Close, Done, Failure, Invitation, Next, Refusal
+from privacy.ledger import Ledger
+from privacy.plan import Event
+from tests.federation.enrolment import Federation
+from tests.federation.loopback import BUNDLE, START, Loopback, World, make_world, planned
+
+
+@pytest.fixture
+def world(made: Federation, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    monkeypatch.setattr(bank, "plan_round", planned)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # processes are killed here, not machines
+    world = make_world(made)
+    yield world
+    world.close()
+
+
+def _ask(world: World, request: bytes) -> Any:
+    return letters.reply(world.bank("alder").on(request))[0]
+
+
+def _check_refused(world: World, request: bytes, rule: str) -> Refusal:
+    """By this rule, alone and on record; nothing was trained or released and nothing stays reserved."""
+    before = _released(world)
+    answer = _ask(world, request)
+    assert isinstance(answer, Refusal) and answer.rule == rule, answer
+    noted = [
+        (each.rule, each.asked["asked"], each.asked["allowed"])
+        for each in record.decisions(world.bank_folder("alder") / "record.jsonl")
+        if each.rule
+    ]
+    assert (rule, answer.asked, answer.allowed) in noted
+    assert _released(world) == before and not world.toys["alder"].asked
+    return answer
+
+
+def _released(world: World) -> list[str]:
+    return [each.released for each in record.decisions(world.bank_folder("alder") / "record.jsonl") if each.released]
+
+
+def _training(world: World, **changes: Any) -> TrainingConfig:
+    return TrainingConfig.model_validate(world.training.model_dump() | changes)
+
+
+@pytest.mark.parametrize(
+    ("rule", "allows"),
+    [
+        ("base_models", {"base_models": ["c" * 64]}),
+        ("bundles", {"bundles": ["c" * 64]}),
+        ("aggregation", {"aggregation": ["fedavg"]}),
+        ("adapters", {"adapters": []}),
+        ("least_members", {"least_members": 4}),
+        ("least_in_sum", {"least_in_sum": 4}),
+        ("least_honest_in_sum", {"least_honest_in_sum": 3}),
+        ("least_threshold", {"least_threshold": 4}),
+        ("most_clip", {"most_clip": 3.9}),
+        ("most_rounds", {"most_rounds": 1}),
+        ("most_epsilon_round", {"most_epsilon_round": 3.9}),
+        ("most_epsilon", {"most_epsilon": 0.01}),
+        ("evaluation", {"evaluation": "public_data"}),
+        ("metrics", {"metrics": []}),
+        ("hours", {"hours": "00:00-00:01"}),
+    ],
+)
+def test_what_the_policy_forbids_is_refused_by_its_rule(world: World, rule: str, allows: dict[str, Any]) -> None:
+    world.now = lambda: datetime(2026, 11, 20, 12)
+    world.allow("alder", **allows)
+    _check_refused(world, world.invite(), rule)
+    assert not world.held("alder")
+
+
+def test_a_policy_counts_as_soon_as_it_is_written(world: World) -> None:
+    world.allow("alder", bundles=[])
+    _check_refused(world, world.invite(), "bundles")
+    world.allow("alder", bundles=[BUNDLE])
+    assert isinstance(_ask(world, world.invite()), Answer)
+
+
+@pytest.mark.parametrize(
+    ("rule", "training"),
+    [
+        ("least_members", {"quorum": 2}),
+        ("least_in_sum", {"threshold": 2}),
+        ("least_in_sum", {"secure_aggregation": False}),
+        ("most_epsilon_round", {"privacy": None, "evaluation": "off", "metrics": []}),
+        ("most_epsilon_round", {"privacy": {"epsilon": 9, "epsilon_round": 9, "delta": 1e-5}}),
+        ("base_models", {"base_model": {"name": "other", "sha256": "d" * 64}}),
+        ("adapters", {"adapter": {"rank": 3, "alpha": 4, "targets": "all-linear"}}),
+    ],
+)
+def test_a_coordinator_that_asks_for_more_is_refused(world: World, rule: str, training: dict[str, Any]) -> None:
+    _check_refused(world, world.invite(training=_training(world, **training)), rule)
+
+
+def test_a_model_that_the_bank_does_not_have_is_refused(world: World) -> None:
+    world.allow("alder", base_models=["a" * 64, "d" * 64])
+    training = _training(world, base_model={"name": "other", "sha256": "d" * 64})
+    assert _check_refused(world, world.invite(training=training), "base_model").allowed == "a" * 64
+
+
+def test_a_threshold_that_the_sum_does_not_survive_is_refused_even_where_the_policy_would_not_mind(world: World) -> None:
+    world.allow("alder", least_threshold=1, least_in_sum=1, least_honest_in_sum=0)
+    refusal = _check_refused(world, world.invite(training=_training(world, threshold=2)), "header")
+    assert "expected 3 or more" in refusal.allowed and not world.held("alder")
+
+
+def test_an_adapter_of_another_rank_than_the_training_says_is_refused(world: World) -> None:
+    content = save(START | {"layer.lora_A.weight": np.ones((1, 5), np.float32), "layer.lora_B.weight": np.ones((4, 1), np.float32)})
+    invitation, _ = letters.request(world.invite(model=hashlib.sha256(content).digest()))
+    assert _check_refused(world, letters.seal(invitation, content), "adapters").asked == "an adapter of rank 1"
+
+
+def test_a_budget_that_is_used_up_is_the_ledgers_refusal(world: World) -> None:
+    world.allow("alder", most_epsilon=None)
+    before = Event(1.0, 0.01, 1000, 200, 1)
+    with Ledger.open(world.config("alder").ledger) as ledger:
+        ledger.reserve("retail", before.times(ledger.filter("retail").steps_admitted(before.times(10**5))), "before")
+    assert "does not allow" in _check_refused(world, world.invite(), "ledger").allowed
+    assert all(run == "before" or (closed and not charged) for run, charged, closed in world.held("alder"))
+
+
+def test_a_population_without_a_budget_is_the_ledgers_refusal(world: World) -> None:
+    path = world.bank_folder("alder") / "bank.yaml"
+    path.write_text(path.read_text().replace("retail", "wealth"))
+    assert "no budget is granted" in _check_refused(world, world.invite(), "ledger").allowed
+
+
+def test_only_the_rosters_coordinator_can_invite(world: World) -> None:
+    content, (invitation, _) = save(START), letters.request(world.invite())
+    assert isinstance(invitation, Invitation)
+    _check_refused(world, letters.seal(invitation.signed(Ed25519PrivateKey.generate()), content), "coordinator")
+    _check_refused(world, letters.seal(invitation.model_copy(update={"attempt": 2}), content), "coordinator")
+    _check_refused(world, letters.seal(invitation, content[:-1] + b"\x01"), "coordinator")
+
+
+@pytest.mark.parametrize("change", [{"federation": "meadow"}, {"version": 2}, {"roster": bytes(32)}])
+def test_another_roster_than_that_in_force_is_refused(world: World, change: dict[str, Any]) -> None:
+    assert _check_refused(world, world.invite(**change), "roster").allowed.startswith("orchard, version 1, ")
+
+
+def test_a_roster_with_a_phantom_that_not_all_have_signed_is_refused(world: World) -> None:
+    world.made.join("elm")
+    proposal = world.made.propose().roster
+    _check_refused(world, world.invite(version=proposal.version, roster=proposal.hash), "roster")
+
+
+def test_a_bank_without_a_roster_refuses_everybody(world: World) -> None:
+    (world.bank_folder("alder") / "roster.json").unlink()
+    _check_refused(world, world.invite(), "roster")
+
+
+def test_no_attempt_is_answered_twice_and_no_earlier_one(world: World) -> None:
+    late = world.invite(attempt=2)
+    assert isinstance(_ask(world, late), Answer)
+    for change in ({"attempt": 1}, {"attempt": 2, "nonce": bytes([1]) * 16}):
+        _check_refused(world, world.invite(**change), "order")
+    late_invitation, _ = letters.request(late)
+    assert isinstance(late_invitation, Invitation)
+    assert isinstance(_ask(world, letters.seal(Close(invitation=late_invitation.digest, banks=(), model=None))), Done)
+    assert _check_refused(world, late, "order").allowed == "what comes after round 1, attempt 2"
+    assert all(closed for _, _, closed in world.held("alder"))
+
+
+def test_the_same_invitation_has_the_same_answer_and_one_line_in_the_record(world: World) -> None:
+    request = world.invite()
+    answer = world.bank("alder").on(request)
+    assert world.bank("alder").on(request) == answer
+    world.restart("alder")
+    assert world.bank("alder").on(request) == answer
+    assert len(record.decisions(world.bank_folder("alder") / "record.jsonl")) == 1 and len(world.held("alder")) == 2
+
+
+def test_a_later_invitation_ends_the_attempt_before_and_gives_back_its_budget(world: World) -> None:
+    for attempt in (1, 2):
+        assert isinstance(_ask(world, world.invite(attempt=attempt)), Answer)
+    assert [(run[-1], closed) for run, _, closed in world.held("alder")] == [("1", True), ("1", True), ("2", False), ("2", False)]
+
+
+def test_what_was_reserved_before_a_crash_and_not_remembered_is_given_back(world: World) -> None:
+    with Ledger.open(world.config("alder").ledger) as ledger:
+        ledger.reserve("retail", Event(8.0, 0.01, 1000, 100, 3), "orchard/intents-1, round 1, attempt 1")
+        ledger.reserve("retail", Event(8.0, 0.01, 1000, 100, 3), "not a federation's")
+    world.bank("alder")
+    assert [closed for _, _, closed in world.held("alder")] == [True, False]
+
+
+def test_a_message_for_no_attempt_is_refused_and_a_wrong_one_changes_nothing(world: World) -> None:
+    assert _check_refused(world, letters.seal(Next(invitation=bytes(32)), b"x"), "order").asked.startswith("a message for an attempt")
+    request = world.invite()
+    answer = _ask(world, request)
+    _check_refused(world, letters.seal(Next(invitation=answer.invitation), b"x"), "protocol")
+    assert _ask(world, request) == answer
+
+
+@pytest.mark.parametrize("request_", [b"", b"CFL\x00\x00\x01\x00\x00\x00\x02{}", b"x" * 100])
+def test_what_is_no_letter_is_a_failure_and_the_bank_lives_on(world: World, request_: bytes) -> None:
+    assert isinstance(_ask(world, request_), Failure)
+    assert isinstance(_ask(world, world.invite()), Answer)
+
+
+def test_two_processes_cannot_be_one_bank_nor_may_others_read_its_folder(world: World) -> None:
+    def second() -> None:
+        bank.Bank(world.bank_folder("alder"), lambda: world.config("alder"), "a" * 64, world.toys["alder"])
+
+    world.bank("alder")
+    with pytest.raises(Exception, match="another process has it open"):
+        second()
+    world.restart("alder")
+    world.bank_folder("alder").chmod(0o755)
+    with pytest.raises(FolderError, match="others than its owner"):
+        second()
+
+
+def test_everything_that_leaves_a_bank_is_on_its_record_and_nobody_else_may_read_it(world: World) -> None:
+    world.ask(rounds=1)
+    Loopback(world).run()
+    assert [released.split()[0] for released in _released(world)] == ["Keys", "Shares", "Masked", "View", "Reveal", "Receipt"] * 2
+    folder = world.bank_folder("alder")
+    decisions = record.decisions(folder / "record.jsonl")
+    assert decisions[2].asked == {"letter": "Inbox", "steps": "3"} and all(each.epsilon for each in decisions)
+    assert not [*(folder / "attempt").iterdir()]
+    made = [folder / "record.jsonl", *(path for name in ("vault", "attempt", "starts") for path in (folder / name).rglob("*"))]
+    assert all(path.stat().st_mode & 0o077 == 0 for path in made)
+
+
+@pytest.mark.slow
+def test_a_run_under_the_noise_that_keeps_its_promise(made: Federation) -> None:
+    world = make_world(made)
+    world.ask(rounds=1)
+    Loopback(world).run()
+    world.close()
+    with Ledger.open(world.config("alder").ledger) as ledger:
+        assert 0 < ledger.status("retail").epsilon_charged <= 4
