@@ -223,8 +223,8 @@ class _Job:
                 return answer
             if self._process is not None and self._process.returncode in _FINAL:
                 break
-        last = " / ".join(line.strip() for line in _read(self.spec.run_dir / LOG).splitlines()[-_LINES_SHOWN:])
-        raise TrainingFailed(f"the training job has ended: {last}", f"all it said is in {self.spec.run_dir / LOG}")
+        log = self.spec.run_dir / LOG
+        raise TrainingFailed(f"the training job has ended: {_last_words(_read(log))}", f"all it said is in {log}")
 
     def stop(self) -> None:
         until = time.monotonic() + _STOP_SECONDS
@@ -264,6 +264,13 @@ def _is_one_process(spec: JobSpec) -> bool:
     gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
     workers = max(1, gpus) if cluster.workers == "auto" and cluster.gpus_per_worker != 0 else cluster.most
     return cluster.address is None and workers == 1
+
+
+def _last_words(log: str) -> str:
+    """The error it named, or else the end of what it said."""
+    lines = [line.strip() for line in log.splitlines()]
+    named = [number for number, line in enumerate(lines) if line.startswith("error: ")]
+    return " / ".join(lines[named[-1] :][:_LINES_SHOWN] if named else lines[-_LINES_SHOWN:])
 
 
 def _text(spec: JobSpec) -> str:
