@@ -9,10 +9,14 @@ FederationError                    exit code 1
 ├── AdapterError(ValueError)           2   adapters that do not fit one another, or cannot be added
 ├── JournalError(RuntimeError)         1   a journal or record is damaged, in use, or asked to do what was done otherwise
 <<<<<<< HEAD
+<<<<<<< HEAD
 └── ProcessError(RuntimeError)         1   a process that this side needs has not started, has ended or does not answer
 =======
 └── RunFailed(RuntimeError)            1   a run of rounds cannot go on
 >>>>>>> rounds
+=======
+└── TrainingFailed(RuntimeError)       1   a bank's training job has ended, or answered a round with an error
+>>>>>>> local
 """
 
 from privacy.errors import ConsortiumError
@@ -59,9 +63,14 @@ class JournalError(FederationError, RuntimeError):
 
 
 <<<<<<< HEAD
+<<<<<<< HEAD
 class ProcessError(FederationError, RuntimeError):
     """A process that this side needs has not started, has ended or does not answer."""
 =======
 class RunFailed(FederationError, RuntimeError):
     """A run of rounds cannot go on. Its journal is as it was: it can be taken up again."""
 >>>>>>> rounds
+=======
+class TrainingFailed(FederationError, RuntimeError):
+    """A bank's training job has ended, or answered a round with an error. No update has left the bank."""
+>>>>>>> local
