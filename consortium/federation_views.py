@@ -1,0 +1,80 @@
+"""`consortium federation report | status | export-transcript | verify-transcripts`: what a person looks at. They change nothing."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from federation.verify import Check
+
+app = typer.Typer()
+BankHome = Annotated[Path, typer.Option("--home", help="The bank's folder.", metavar="DIR")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_BANK = Path("bank")
+
+
+@app.command("export-transcript")
+def export_transcript(
+    output: Annotated[Path, typer.Argument(help="New file, for the other banks and for auditors.", metavar="OUTPUT")],
+    home: BankHome = _BANK,
+) -> None:
+    """Bank: write its account of all sessions, signed by it. Hashes and signatures; nothing in it is secret."""
+    from federation.home import Home
+    from federation.report import vault_transcript
+    from federation.verify import export
+
+    bank = Home(home)
+    lines = export(vault_transcript(home), output, bank.keys_in(bank.roster_in_force).identity)
+    print(f"{output}: {lines} lines, signed. Send it to the other banks, and not by way of the coordinator")
+
+
+@app.command("verify-transcripts")
+def verify_transcripts(
+    transcripts: Annotated[list[Path], typer.Argument(help="As banks exported them.", metavar="FILE...")],
+    home: BankHome = _BANK,
+    roster: Annotated[
+        list[Path], typer.Option(help="In place of the one in force in --home; several where keys were replaced.", metavar="ROSTER")
+    ] = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Bank or auditor: do the banks' accounts of all sessions agree? Exit code 1 where they do not."""
+    from federation.files import read
+    from federation.home import Home
+    from federation.roster import SignedRoster
+    from federation.verify import check, identities, read_exports
+
+    signed = [read(SignedRoster, path) for path in roster]
+    for each in signed:
+        each.check_complete()
+    keys = identities([each.roster for each in signed] or [Home(home).roster_in_force])
+    found = check(read_exports(transcripts, keys), keys)
+    if as_json:
+        print(json.dumps(asdict(found) | {"others": found.others, "findings": [asdict(each) for each in found.findings]}))
+    else:
+        _show_check(found)
+    if found.findings:
+        raise typer.Exit(1)
+
+
+def _show_check(found: "Check") -> None:
+    from rich.table import Table
+
+    from consortium.tables import print_whole
+
+    table = Table("session", "", *found.banks, "", box=None, padding=(0, 2))
+    for session in found.sessions:
+        reached = [f"exchange {session.reached[bank]}" if bank in session.reached else "not in it" for bank in found.banks]
+        table.add_row(session.session[:16], session.title, *reached, "DIFFER" if session.findings else "agree")
+    print_whole(table)
+    for finding in found.findings:
+        print(f"session {finding.session[:16]}, exchange {finding.exchange}: {finding.what}")
+    if found.others:
+        print(f"not given: transcripts of {', '.join(found.others)}, which took part")
+    count = f"{len(found.sessions)} session{'s' if len(found.sessions) != 1 else ''}"
+    if found.findings:
+        print(f"the transcripts DIFFER: {len(found.findings)} findings in {count}. Ask those named for a fresh one before anything else")
+    else:
+        print(f"{len(found.banks)} transcripts agree on {count}")
