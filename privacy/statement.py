@@ -138,9 +138,9 @@ def _rounded_up(value: float, digits: int) -> float:
     return math.ceil(value * 10.0**digits) / 10.0**digits
 
 
-def code_digest() -> str:
-    """SHA-256 over the sources of this package, by name."""
+def code_digest(package: Path = Path(__file__).parent) -> str:
+    """SHA-256 over the sources of a package, this one or another, by name."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
+    for path in sorted(package.rglob("*.py")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
