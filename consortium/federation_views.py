@@ -23,11 +23,11 @@ def export_transcript(
 ) -> None:
     """Bank: write its account of all sessions, signed by it. Hashes and signatures; nothing in it is secret."""
     from federation.home import Home
-    from federation.report import vault_transcript
+    from federation.report import transcript_of
     from federation.verify import export
 
     bank = Home(home)
-    lines = export(vault_transcript(home), output, bank.keys_in(bank.roster_in_force).identity)
+    lines = export(transcript_of(home), output, bank.keys_in(bank.roster_in_force).identity)
     print(f"{output}: {lines} lines, signed. Send it to the other banks, and not by way of the coordinator")
 
 

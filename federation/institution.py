@@ -27,5 +27,6 @@ def arithmetic(noise_multiplier: float, coordinates: int, banks: int) -> str:
     z, root, ratio = noise_multiplier, math.sqrt(coordinates), relative_noise(noise_multiplier, coordinates, banks)
     return (
         f"noise that hides a whole bank is z sqrt(d) / N times as long as the longest update: with z = {z:g}, d = {coordinates:,} numbers "
-        f"and N = {banks} banks {z:g} x {root:,.0f} / {banks} = {ratio:,.3g} times; it takes {least_banks(z, coordinates):,} banks to be no longer"
+        f"and N = {banks} banks {z:g} x {root:,.0f} / {banks} = {ratio:,.3g} times; it takes {least_banks(z, coordinates):,} banks for it "
+        "to be no longer"
     )

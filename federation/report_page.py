@@ -1,0 +1,108 @@
+"""The dossier as one page that needs nothing else and can be printed, with its pictures and numbers in words."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from federation.config import Timeouts
+from federation.files import translated, write_bytes
+from federation.report import Dossier
+from trainers.pictures import COLOURS, DASHED, new_figure, svg
+from trainers.report import number, templates
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+JSON, PAGE = "dossier.json", "dossier.html"
+EXCHANGES = tuple(Timeouts.model_fields)
+"""Their names, from exchange 0 on"""
+
+
+def write_dossier(folder: Path, dossier: Dossier) -> Path:
+    """Both files, for their owner only; the page. Raises FolderError."""
+    with translated(folder):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_bytes(folder / JSON, json.dumps(dossier, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+    write_bytes(folder / PAGE, render(dossier).encode())
+    return folder / PAGE
+
+
+def render(dossier: Dossier) -> str:
+    """The page."""
+    drawn = {"metrics": _metrics_picture(dossier.get("rounds", [])), "budget": _budget_picture(dossier.get("budget"))}
+    return (
+        templates(Path(__file__).parent, escape=True)
+        .get_template("dossier.html.j2")
+        .render(
+            dossier=dossier,
+            headline=_headline(dossier),
+            metrics=metric_names(dossier.get("rounds", [])),
+            exchanges=EXCHANGES,
+            pictures={name: svg(figure) for name, figure in drawn.items() if figure},
+        )
+    )
+
+
+def metric_names(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
+    """All that any round reports, in the order of their first coming; not their standard errors."""
+    return list(dict.fromkeys(name for each in rounds for name in each["metrics"] if not name.endswith("_error")))
+
+
+def _headline(dossier: Dossier) -> list[tuple[str, str]]:
+    """The numbers at the top of the page."""
+    checked = dossier["transcripts"]
+    verdict = "not compared" if checked is None else "differ" if checked["findings"] else "agree"
+    common = [("refusals", number(len(dossier["refusals"]))), ("transcripts", verdict)]
+    if dossier["side"] == "bank":
+        budget = dossier["budget"]
+        spent = f"{number(budget['proven'])} of {budget['epsilon']:g}"
+        return [("epsilon spent", spent), ("decisions", number(len(dossier["decisions"]))), *common]
+    training = [each for each in dossier["rounds"] if each["round"] <= dossier["terms"]["rounds"]]
+    privacy = dossier["privacy"]
+    return [
+        ("rounds", f"{len(training)} of {dossier['terms']['rounds']}"),
+        ("banks", number(len(dossier["roster"]["members"]))),
+        ("epsilon a customer", f"{privacy['epsilon']:g}" if privacy else "no privacy"),
+        *common,
+    ]
+
+
+def _metrics_picture(rounds: Sequence[Mapping[str, Any]]) -> "Figure | None":
+    """Each metric that is a share, of the model after so many rounds; with standard errors where they are known."""
+    names = [name for name in metric_names(rounds) if name != "count"]
+    if not names:
+        return None
+    figure, axes = new_figure(9.2, 3.2)
+    for name, colour in zip(names, ("accent", "second", "good", "warn"), strict=False):
+        known = [each for each in rounds if name in each["metrics"]]
+        after, values = [each["round"] - 1 for each in known], [each["metrics"][name] for each in known]
+        errors = [each["metrics"].get(f"{name}_error", 0.0) for each in known]
+        axes.errorbar(after, values, errors, label=name, color=COLOURS[colour], marker="o", markersize=4, linewidth=1.7, capsize=3)
+    axes.set(xlabel="rounds behind the model", ylabel=names[0] if len(names) == 1 else "")
+    axes.locator_params(axis="x", integer=True)
+    if len(names) > 1:
+        axes.legend(frameon=False, labelcolor=COLOURS["muted"], fontsize=9)
+    return figure
+
+
+def _budget_picture(budget: Mapping[str, Any] | None) -> "Figure | None":
+    """What counted against the population's budget, and the budget, over time."""
+    if not budget or not budget["history"]:
+        return None
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
+
+    figure, axes = new_figure(9.2, 3.2)
+    times = [date2num(datetime.fromisoformat(moment["time"])) for moment in budget["history"]]
+    for name, label, style in (
+        ("proven", "spent", {"color": COLOURS["accent"], "linewidth": 1.7, "marker": "."}),
+        ("granted", "granted", DASHED),
+    ):
+        axes.step(times, [moment[name] for moment in budget["history"]], where="post", label=label, **style)
+    axes.set(ylabel="epsilon")
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(locator := AutoDateLocator(maxticks=7))
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    axes.legend(frameon=False, labelcolor=COLOURS["muted"], fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    return figure
