@@ -12,8 +12,31 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 BankHome = Annotated[Path, typer.Option("--home", help="The bank's folder.", metavar="DIR")]
+Folder = Annotated[Path, typer.Option("--home", help="The bank's folder, or the coordinator's.", metavar="DIR")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _BANK = Path("bank")
+
+
+@app.command()
+def report(
+    home: Folder = _BANK,
+    run: Annotated[str | None, typer.Option(help="Of the coordinator: which run.")] = None,
+    bank: Annotated[Path | None, typer.Option(help="Of a bank: its bank.yaml, else that in --home.", metavar="bank.yaml")] = None,
+    transcript: Annotated[list[Path], typer.Option(help="Of a bank, as it exported it; may be repeated.", metavar="FILE")] = [],  # noqa: B006
+    output: Annotated[Path | None, typer.Option(help="Where it goes; else report/ in --home.", metavar="DIR")] = None,
+) -> None:
+    """Write the dossier for compliance and regulator: one page that needs nothing else, and the same as JSON."""
+    from federation.errors import FactsError
+    from federation.report import bank_dossier, coordinator_dossier, side_of
+    from federation.report_page import write_dossier
+
+    if side_of(home) == "bank":
+        dossier = bank_dossier(home, bank or home / "bank.yaml", transcript)
+    elif run is None:
+        raise FactsError("a coordinator's dossier is of one run", f"name it with --run; {home / 'runs'} has them")
+    else:
+        dossier = coordinator_dossier(home, run, transcript)
+    print(write_dossier(output or home / "report" / (run or ""), dossier))
 
 
 @app.command("export-transcript")

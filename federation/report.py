@@ -112,6 +112,7 @@ def bank_dossier(home: Path, config: Path, exports: Sequence[Path]) -> Dossier:
             "policy": own.policy.model_dump(mode="json"),
         },
         "budget": budget_of(own),
+        "attempts": attempts_of(noted),
         "decisions": [asdict(each) for each in noted],
         "refusals": [_refusal(each) for each in noted if each.rule],
         "transcripts": _checked(check(transcripts, keys)) if transcripts else None,
@@ -122,13 +123,13 @@ def protection(training: TrainingConfig, colluders: int) -> dict[str, Any]:
     """What secure aggregation hides from whom, in numbers and in words."""
     n, t = training.cohort, training.threshold
     if not training.secure_aggregation:
-        return {"secure_aggregation": False, "words": ["Without secure aggregation: the coordinator sees every bank's update by itself."]}
+        return {"secure_aggregation": False, "words": ["Without secure aggregation the coordinator sees each bank's update."]}
     collude = {0: "no bank tells", 1: "one bank tells"}.get(colluders, f"{colluders} banks tell")
     words = [
         "Of each round the coordinator learns the sum of the banks' vectors, and of no single vector anything else: even if it lies, and "
         f"{collude} it all that is known there.",
         f"A sum has the vectors of {t} banks or more in it, at least {t - colluders} of them of banks that do not collude.",
-        f"Of {n} banks in a round {n - t} may vanish without breaking it; with fewer than {t} left it is given up, and nothing is revealed.",
+        f"Of {n} banks in a round {n - t} may vanish without breaking it; with fewer than {t} left nothing is revealed.",
     ]
     return {
         "secure_aggregation": True,
@@ -154,12 +155,12 @@ def privacy_of(floor: PrivacyFloor, banks: int) -> dict[str, Any]:
         "delta": floor.delta,
         "of_several_banks": [{"banks": count, "epsilon": count * floor.epsilon, "delta": count * floor.delta} for count in counts],
         "words": [
-            f"Whoever sees all that the run releases learns of a {floor.level} of a bank no more than epsilon {floor.epsilon:g} at delta "
-            f"{floor.delta:g} allows, of one round {floor.epsilon_round:g}. Who counts as one is declared by each bank, in its own dossier; its "
-            "policy and ledger may allow less.",
-            "Each bank adds the whole noise to its own update, before anything leaves. The promise needs no other bank and no coordinator to "
-            "be honest.",
-            "Outsiders, other banks and the coordinator are told this same number. A smaller one, for those who see sums only, is not claimed.",
+            f"Whoever sees all that the run releases learns of a {floor.level} of a bank no more than epsilon {floor.epsilon:g} at "
+            f"delta {floor.delta:g} allows, of one round {floor.epsilon_round:g}. Who counts as one is declared by each bank, in its "
+            "own dossier; its policy and ledger may allow less.",
+            "Each bank adds the whole noise to its own update, before anything leaves. The promise needs no other bank and no coordinator "
+            "to be honest.",
+            "Outsiders, other banks and the coordinator are told the same number; for those who see sums only, no smaller one is claimed.",
             "A customer of several banks is protected by each for itself: what they spend adds up.",
         ],
     }
@@ -180,6 +181,27 @@ def budget_of(config: BankConfig) -> dict[str, Any]:
             "ledger": ledger.id,
             "head": asdict(head),
         }
+
+
+def attempts_of(noted: Sequence[Decision]) -> list[dict[str, Any]]:
+    """What became of each attempt that a bank was asked for, in the order of their beginning."""
+    attempts: dict[tuple[str, int, int], list[Decision]] = {}
+    for each in noted:
+        attempts.setdefault((each.run, each.round, each.attempt), []).append(each)
+    return [
+        {
+            "time": lines[0].time,
+            "run": run,
+            "round": round,
+            "attempt": attempt,
+            "kind": next((each.asked["kind"] for each in lines if "kind" in each.asked), ""),
+            "released": [each.released.split()[0] for each in lines if each.released],
+            "rules": list(dict.fromkeys(each.rule for each in lines if each.rule)),
+            "banks": next((each.asked["banks"] for each in lines if "banks" in each.asked), ""),
+            "epsilon": next((each.epsilon for each in reversed(lines) if each.epsilon is not None), None),
+        }
+        for (run, round, attempt), lines in attempts.items()
+    ]
 
 
 def _common(side: str, roster: Roster) -> Dossier:

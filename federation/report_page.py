@@ -39,6 +39,7 @@ def render(dossier: Dossier) -> str:
             dossier=dossier,
             headline=_headline(dossier),
             metrics=metric_names(dossier.get("rounds", [])),
+            errors=any(name.endswith("_error") for each in dossier.get("rounds", []) for name in each["metrics"]),
             exchanges=EXCHANGES,
             pictures={name: svg(figure) for name, figure in drawn.items() if figure},
         )
@@ -53,12 +54,12 @@ def metric_names(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
 def _headline(dossier: Dossier) -> list[tuple[str, str]]:
     """The numbers at the top of the page."""
     checked = dossier["transcripts"]
-    verdict = "not compared" if checked is None else "differ" if checked["findings"] else "agree"
+    verdict = "not compared" if checked is None else "differ" if checked["findings"] else "agree" if len(checked["banks"]) > 1 else "sound"
     common = [("refusals", number(len(dossier["refusals"]))), ("transcripts", verdict)]
     if dossier["side"] == "bank":
         budget = dossier["budget"]
         spent = f"{number(budget['proven'])} of {budget['epsilon']:g}"
-        return [("epsilon spent", spent), ("decisions", number(len(dossier["decisions"]))), *common]
+        return [("epsilon spent", spent), ("attempts asked for", number(len(dossier["attempts"]))), *common]
     training = [each for each in dossier["rounds"] if each["round"] <= dossier["terms"]["rounds"]]
     privacy = dossier["privacy"]
     return [
@@ -91,18 +92,15 @@ def _budget_picture(budget: Mapping[str, Any] | None) -> "Figure | None":
     """What counted against the population's budget, and the budget, over time."""
     if not budget or not budget["history"]:
         return None
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
+    from matplotlib import rc_context
 
     figure, axes = new_figure(9.2, 3.2)
-    times = [date2num(datetime.fromisoformat(moment["time"])) for moment in budget["history"]]
-    for name, label, style in (
-        ("proven", "spent", {"color": COLOURS["accent"], "linewidth": 1.7, "marker": "."}),
-        ("granted", "granted", DASHED),
-    ):
-        axes.step(times, [moment[name] for moment in budget["history"]], where="post", label=label, **style)
+    times: Any = [datetime.fromisoformat(moment["time"]) for moment in budget["history"]]
+    spent: dict[str, Any] = {"color": COLOURS["accent"], "linewidth": 1.7, "marker": "."}
+    with rc_context({"date.converter": "concise"}):
+        for name, label, style in (("proven", "spent", spent), ("granted", "granted", DASHED)):
+            axes.step(times, [moment[name] for moment in budget["history"]], where="post", label=label, **style)
     axes.set(ylabel="epsilon")
     axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_locator(locator := AutoDateLocator(maxticks=7))
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
     axes.legend(frameon=False, labelcolor=COLOURS["muted"], fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return figure
