@@ -39,6 +39,38 @@ def report(
     print(write_dossier(output or home / "report" / (run or ""), dossier))
 
 
+@app.command()
+def status(
+    home: Folder = _BANK,
+    run: Annotated[str | None, typer.Option(help="Of the coordinator: which run, else the one last heard of.")] = None,
+    bank: Annotated[Path | None, typer.Option(help="Of a bank: its bank.yaml, else that in --home.", metavar="bank.yaml")] = None,
+    once: Annotated[bool, typer.Option("--once", help="Do not go on showing it.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """How it stands. Coordinator: the run, round and exchange, live. Bank: what it was asked and did, and its own epsilon."""
+    import time
+
+    from rich.console import Console
+
+    from consortium.federation_status import newest_run, of_bank, of_run, read_bank, read_run, watch
+    from federation.report import side_of
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    if side_of(home) == "bank":
+        shown, drawn = (found := read_bank(home, bank or home / "bank.yaml")), of_bank(found)
+    else:
+        run = run or newest_run(home)
+        if console.is_terminal and not (once or as_json):
+            watch(home, run, console)
+            return
+        shown, drawn = (found := read_run(home, run)), of_run(found, time.time())
+    if as_json:
+        print(json.dumps(shown))
+    else:
+        console.width = max(console.width, 160)
+        console.print(drawn)
+
+
 @app.command("export-transcript")
 def export_transcript(
     output: Annotated[Path, typer.Argument(help="New file, for the other banks and for auditors.", metavar="OUTPUT")],

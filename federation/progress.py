@@ -140,7 +140,7 @@ def _failures(placed: Sequence[tuple[int, int, Event]]) -> tuple[Failure, ...]:
     return tuple(
         Failure(when(event), round, attempt, f"{event['bank']}: {event['message']}" if event.get("bank") else str(event.get("message", "")))
         for round, attempt, event in placed
-        if event["event"] in ("failure", "failed")
+        if event["event"] in ("failure", "failed_attempt", "failed")
     )
 
 

@@ -39,6 +39,7 @@ def make_run(home: Path, rounds: int, run: str = "spring") -> Path:
                 if attempt == 1 and round == 1:
                     events.append(_event(clock + 1, "refusal", bank="birch", rule="most_clip", asked="1.0 <script>", allowed="0.5 or less"))
                     events.append(_event(clock + 2, "failure", bank="cedar", message="the bank's disk is full"))
+                    events.append(_event(clock + 3, "failed_attempt", message="2 banks are left, 3 are needed"))
                     continue
                 for number, name in enumerate(EXCHANGES):
                     clock += 7
@@ -55,6 +56,27 @@ def make_run(home: Path, rounds: int, run: str = "spring") -> Path:
                 metrics = {"accuracy": 0.4 + 0.05 * round, "accuracy_error": 0.03, "count": 812.5}
                 journal.close_round(round, attempt, _state(round), banks, metrics)
                 events.append(_event(clock, "round", round=round, banks=banks, metrics=metrics, seconds=42.0))
+    status = {
+        "run": run,
+        "state": "running",
+        "rounds": training.rounds,
+        "round": rounds + 1,
+        "attempt": 1,
+        "kind": "train",
+        "exchange": {"number": 2, "name": "update", "answered": 1, "of": 3},
+        "bytes_in": 700_000,
+        "bytes_out": 9_000_000,
+        "banks": {
+            "alder": {"state": "answered", "detail": ""},
+            "birch": {"state": "refused", "detail": "most_clip: asked 1.0 [bold], allowed 0.5 or less"},
+            "cedar": {"state": "asked", "detail": ""},
+        },
+        "metrics": [{"round": each + 1, "accuracy": 0.4 + 0.05 * each, "count": 812.5} for each in range(rounds)],
+        "message": "",
+        "started": BEGAN,
+        "updated": BEGAN + clock,
+    }
+    write_bytes(folder / "status.json", json.dumps(status).encode())
     write_bytes(folder / "events.jsonl", "".join(json.dumps(event) + "\n" for event in events).encode() + b'{"event": "torn')
     return folder
 
