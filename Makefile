@@ -1,10 +1,10 @@
-# make demo: set up and run the main job on generated data. make test: checks and tests.
+# make demo: set up and run the main job on generated data. make test: checks and tests. make results: benchmarks' page.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all check setup clean
+.PHONY: demo test test-all check results setup clean
 
 demo: $(READY)
 	$(BIN)/consortium demo
@@ -20,6 +20,9 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+results: $(READY)
+	$(BIN)/python benchmarks/results.py
 
 setup: $(READY)
 

@@ -22,11 +22,11 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+from facts import facts
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))  # a checkout that is not installed
@@ -260,10 +260,8 @@ def main() -> int:
               f"{result.flops / ordinary.flops:6.3f}  {result.memory / 2**20:5.0f} MiB")  # fmt: skip
     print(f"a charge to the ledger: {ledger:.1f} ms")
     if arguments.json:
-        facts = {"cores": os.cpu_count(), "versions": {name: version(name) for name in PACKAGES}, "load": os.getloadavg(),
-                 "date": datetime.now(UTC).isoformat(timespec="seconds"), "units": arguments.units, "length": arguments.length,
-                 "ledger_ms": ledger}  # fmt: skip
-        arguments.json.write_text(json.dumps({**facts, "results": [asdict(result) for result in results]}, indent=1))
+        found = {"units": arguments.units, "length": arguments.length, "ledger_ms": ledger, "results": [asdict(r) for r in results]}
+        arguments.json.write_text(json.dumps({**facts(PACKAGES), **found}, indent=1))
     print(f"consortium {statistics.median(results[1].ratios):.3f}")
     return 0
 

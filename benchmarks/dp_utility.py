@@ -18,9 +18,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from facts import facts
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))  # a checkout that is not installed
@@ -105,7 +106,7 @@ def main() -> int:
     if rows != UNITS:
         raise SystemExit(f"{arguments.data}/train.csv has {rows} rows, expected {UNITS}: the number of units is declared")
     stored = json.loads(arguments.json.read_text()) if arguments.json.exists() else {"results": []}
-    stored["versions"] = {name: version(name) for name in ("torch", "transformers", "peft", "dp-accounting")}
+    stored |= facts(("torch", "transformers", "peft", "dp-accounting"))
     done = {(result["epsilon"], result["seed"]) for result in stored["results"]}
     for epsilon, seed in GRID[: arguments.points]:
         if (epsilon, seed) not in done:

@@ -15,24 +15,22 @@ others disturb less. The losses of both loops must agree within 1e-4.
 import argparse
 import json
 import os
-import platform
 import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 from unittest import mock
+
+from facts import facts
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))  # a checkout that is not installed
@@ -281,21 +279,6 @@ def _line(result: Result) -> str:
     )
 
 
-def _facts() -> dict[str, Any]:
-    """Where, when and with what this was measured."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
-        "revision": git.stdout.strip(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "load": os.getloadavg(),
-    }
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=40, help="timed steps of each loop (default 40)")
@@ -313,7 +296,7 @@ def main() -> int:
             results.append(_measure(Path(folder), workers=workers, stage=stage, steps=arguments.steps))
             print(_line(results[-1]), flush=True)
     if arguments.json:
-        arguments.json.write_text(json.dumps({**_facts(), "results": [asdict(result) for result in results]}, indent=1))
+        arguments.json.write_text(json.dumps({**facts(PACKAGES), "results": [asdict(result) for result in results]}, indent=1))
     agree = all(result.loss_difference <= LOSS_TOLERANCE for result in results)
     if not agree:
         print(f"the losses differ by more than {LOSS_TOLERANCE}: this was not the same work", file=sys.stderr)

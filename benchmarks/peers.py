@@ -24,25 +24,23 @@ import contextlib
 import csv
 import json
 import os
-import platform
 import signal
 import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 from unittest import mock
+
+from facts import facts
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))  # a checkout that is not installed
@@ -577,21 +575,6 @@ def _spread(lengths: list[int]) -> str:
     return f"{min(lengths)} to {max(lengths)} tokens, quartiles {quarters[0]:.0f}, {quarters[1]:.0f}, {quarters[2]:.0f}"
 
 
-def _facts() -> dict[str, Any]:
-    """Where, when and with what this was measured."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
-        "revision": git.stdout.strip(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "load": os.getloadavg(),
-    }
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=30, help="timed steps of each contender (default 30)")
@@ -620,7 +603,7 @@ def main() -> int:
     if arguments.json:
         results = {"data": data, "loss": arguments.loss, "results": summaries, "rounds": rounds}
         results["trials"] = [trial for choice in choices.values() for trial in choice.trials]
-        arguments.json.write_text(json.dumps({**_facts(), **results}, indent=1))
+        arguments.json.write_text(json.dumps({**facts(PACKAGES), **results}, indent=1))
     return 0
 
 

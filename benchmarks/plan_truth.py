@@ -36,6 +36,7 @@ os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "65536")  # what is freed goes b
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from facts import facts
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
@@ -265,7 +266,8 @@ def main() -> None:
         errors = [abs(result.error) for result in results if result.kind == name]
         print(f"{name:8} {len(errors)} rows, error: median {statistics.median(errors):.1f} %, worst {max(errors):.1f} %")
     if arguments.json:
-        arguments.json.write_text(json.dumps([asdict(result) | {"error": result.error} for result in results], indent=1))
+        rows = [asdict(result) | {"error": result.error} for result in results]
+        arguments.json.write_text(json.dumps({**facts(("torch", "deepspeed", "transformers", "peft")), "results": rows}, indent=1))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,6 @@ import functools
 import hashlib
 import json
 import os
-import platform
 import resource
 import statistics
 import sys
@@ -39,8 +38,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -50,6 +47,7 @@ from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
+from facts import facts
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout that is not installed
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -502,22 +500,12 @@ def _benchmark(cases: list[Case], repeats: int, out: Path) -> None:
             for contender in (*CONTENDERS[turn:], *CONTENDERS[:turn]):
                 if (contender, case, repeat) not in done and not (contender == "Flower" and case.elements > MOST_FLOWER):
                     results.append(measure(contender, case, repeat))
-                    out.write_text(json.dumps({**_facts(), "results": [asdict(result) for result in results]}, indent=1))
+                    out.write_text(json.dumps({**facts(PACKAGES), "results": [asdict(result) for result in results]}, indent=1))
                     print(f"{case}, {contender}: {results[-1].seconds:.3f} s", file=sys.stderr)
     _print(results)
     _print_aims(results)
     if ratios := _ratios(results):
         print(f"consortium {ratios[max(ratios, key=lambda case: (case.elements, case.banks, -case.vanished))]:.3f}")
-
-
-def _facts() -> dict[str, Any]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return {
-        "cpu": next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor()),
-        "cores": os.cpu_count(),
-        "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
 
 
 # one whole session

@@ -21,6 +21,8 @@ from privacy.errors import PlanError
 from trainers.config import DataConfig, Part, Task, UnitColumn, validate
 
 _HINT = "`consortium federation init DIR` writes one"
+Metric = Literal["accuracy"]
+_IN_VECTOR: dict[Metric, tuple[str, ...]] = {"accuracy": ("accuracy", "count")}
 Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9.:-]+$", description="names or addresses of a machine, as in fed.example.com")]
 
 _NEED_EACH_UPDATE = {
@@ -98,13 +100,33 @@ class Timeouts(Part):
     receipt: float = Field(300, gt=0)
 
 
+class LocalConfig(Part):
+    """What a bank does with its own rows in a round."""
+
+    steps: int = Field(ge=1)
+    batch: int = Field(ge=1)
+    """Units a step, in expectation; of a bank that has fewer, all. Without privacy: examples"""
+    learning_rate: float = Field(gt=0)
+    clip_norm: float = Field(gt=0)
+    """Most that a unit's gradient may measure (L2, over all trained parameters); without privacy, a step's"""
+    max_length: int = Field(ge=2)
+    """Tokens of an example; longer ones are cut"""
+
+
 class TrainingConfig(Part):
     """What banks train together, and on which terms. Nothing has a default that privacy rests on."""
 
     task: Task
     base_model: BaseModelConfig
     adapter: AdapterShape
+    labels: list[str] = Field(default_factory=list)
+    """For classify: the classes in the order of the head, public and the same for all banks"""
+    local: LocalConfig
     rounds: int = Field(ge=1)
+    spare_rounds: int = Field(1, ge=0)
+    """Rounds that failed after training, for which every bank's budget is calibrated too"""
+    attempts: int = Field(3, ge=1)
+    """At a round, before the run ends"""
     cohort: int = Field(ge=1)
     """n: banks that take part in a round, at most"""
     quorum: int = Field(ge=1)
@@ -119,12 +141,13 @@ class TrainingConfig(Part):
     encoding: EncodingConfig
     evaluation: Evaluation
     """Of each round's model by the banks: noised results on private rows, results on public data, or off"""
-    metrics: list[str] = Field(default_factory=list)
+    metrics: list[Metric] = Field(default_factory=list)
     """What evaluations report"""
     timeouts: Timeouts = Timeouts()
 
     @model_validator(mode="after")
     def _check_combinations(self) -> "TrainingConfig":
+        twice = sorted({label for label in self.labels if self.labels.count(label) > 1})
         _refuse(
             {
                 f"training.privacy: a round may cost {self.privacy and self.privacy.epsilon_round}, more than epsilon for the whole run": (
@@ -133,9 +156,25 @@ class TrainingConfig(Part):
                 f"training.metrics: {', '.join(self.metrics)}: with evaluation: off there are none: leave them out": (
                     bool(self.metrics) and self.evaluation == "off"
                 ),
+                f"training.metrics: none, and evaluation: {self.evaluation}: say which, as in [accuracy], or set evaluation: off": (
+                    not self.metrics and self.evaluation != "off"
+                ),
+                "training.evaluation: noised needs training.privacy, of which it takes a share: set that, or evaluation: off": (
+                    self.evaluation == "noised" and self.privacy is None
+                ),
+                "training.labels: two or more are needed for task: classify: banks' heads must have the same classes in the same order": (
+                    self.task == "classify" and len(self.labels) < 2
+                ),
+                f"training.labels: task: {self.task} has none: leave them out": self.task != "classify" and bool(self.labels),
+                f"training.labels: {', '.join(twice)}: more than once": bool(twice),
             }
         )
         return self
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Of the numbers that come with a bank's update: "accuracy" is a sum over held-out units and "count" their number."""
+        return tuple(name for metric in self.metrics for name in _IN_VECTOR[metric])
 
     @property
     def hash(self) -> bytes:

@@ -20,6 +20,8 @@ training:
   task: classify
   base_model: {{name: MiniLM, sha256: {"a" * 64}}}
   adapter: {{rank: 16, alpha: 32, targets: all-linear}}
+  labels: [card, loan]
+  local: {{steps: 20, batch: 64, learning_rate: 1.0e-3, clip_norm: 0.1, max_length: 64}}
   rounds: 10
   cohort: 4
   quorum: 4
@@ -126,14 +128,32 @@ def test_the_hash_is_of_what_is_agreed_and_not_of_how_it_is_written(tmp_path: Pa
         ("fraction_bits: 28", "fraction_bits: 30", "can wrap around with 30 fraction bits modulo 2^32: at most 28 fraction bits"),
         ("epsilon_round: 0.5", "epsilon_round: 5", "a round may cost 5.0, more than epsilon for the whole run"),
         ("  privacy: {epsilon: 4, epsilon_round: 0.5, delta: 1.0e-5}\n", "", "training.privacy is required"),
-        ("evaluation: off", "evaluation: off\n  metrics: [f1]", "training.metrics: f1: with evaluation: off there are none"),
+        ("evaluation: off", "evaluation: off\n  metrics: [accuracy]", "training.metrics: accuracy: with evaluation: off there are none"),
         ("evaluation: off", "evaluation: private", "training.evaluation: expected noised, public_data or off"),
+        ("evaluation: off", "evaluation: noised\n  metrics: [f1]", "training.metrics.0: expected accuracy, got"),
+        ("evaluation: off", "evaluation: noised", "training.metrics: none, and evaluation: noised: say which, as in [accuracy]"),
+        ("[card, loan]", "[card]", "training.labels: two or more are needed for task: classify"),
+        ("[card, loan]", "[card, loan, card]", "training.labels: card: more than once"),
+        ("task: classify", "task: sft", "training.labels: task: sft has none: leave them out"),
+        ("batch: 64", "batch: 0", "training.local.batch: expected a whole number of at least 1"),
         ("a" * 64, "abc", "training.base_model.sha256: expected a SHA-256, 64 hexadecimal digits"),
         ("update: 60", "update: 0", "training.timeouts.update: expected a number above 0"),
     ],
 )
 def test_a_mistake_says_what_is_expected_and_why(tmp_path: Path, old: str, new: str, message: str) -> None:
     assert message in _mistake(tmp_path, (old, new))
+
+
+def test_noised_evaluation_needs_a_budget_to_take_from(tmp_path: Path) -> None:
+    unnoised = ("privacy: {epsilon: 4, epsilon_round: 0.5, delta: 1.0e-5}", "privacy: null")
+    told = _mistake(tmp_path, unnoised, ("evaluation: off", "evaluation: noised\n  metrics: [accuracy]"))
+    assert "training.evaluation: noised needs training.privacy" in told
+
+
+def test_an_accuracy_is_two_numbers_of_the_vector(tmp_path: Path) -> None:
+    told = _training(tmp_path, ("evaluation: off", "evaluation: noised\n  metrics: [accuracy]"))
+    assert told.metric_names == ("accuracy", "count")
+    assert _training(tmp_path).metric_names == ()
 
 
 def test_several_mistakes_are_told_at_once(tmp_path: Path) -> None:
