@@ -51,14 +51,14 @@ def epsilon(events: Sequence[Event], delta: float) -> float:
     return _epsilon(events, delta, max(FINEST, found / REFINED)) if found < REFINED_BELOW else found
 
 
-def noise_for(target: float, event: Callable[[float], Event], delta: float) -> float:
-    """The least noise multiplier, up to TOLERANCE, whose event has at most `target` epsilon at `delta`.
+def noise_for(target: float, event: Callable[[float], Event], delta: float, beside: Sequence[Event] = ()) -> float:
+    """The least noise multiplier, up to TOLERANCE, whose event has at most `target` epsilon at `delta`, together with those `beside` it.
 
     `event` makes it of a noise multiplier. Raises PlanError where no noise would do.
     """
 
-    over = _over(lambda noise: epsilon([event(noise)], delta), target)
-    guess = _guess(target, event, delta)
+    over = _over(lambda noise: epsilon([event(noise), *beside], delta), target)
+    guess = _guess(target, event, delta, beside)
     high = guess
     while over(high) > 0:
         high *= 1.2
@@ -147,9 +147,16 @@ def _prv(events: Sequence[Event], delta: float) -> float:
         return float(accountant.get_epsilon(delta, eps_error=PRV_ERROR)) if accountant.history else 0.0
 
 
-def _guess(target: float, event: Callable[[float], Event], delta: float) -> float:
+def _guess(target: float, event: Callable[[float], Event], delta: float, beside: Sequence[Event]) -> float:
     """By RDP, which is fast and asks for a little more noise than is needed."""
-    over = _over(lambda noise: float(rdp.RdpAccountant().compose(_untruncated(event(noise))).get_epsilon(delta)), target)
+
+    def reach(noise: float) -> float:
+        accountant = rdp.RdpAccountant()
+        for each in (event(noise), *beside):
+            accountant.compose(_untruncated(each))
+        return float(accountant.get_epsilon(delta))
+
+    over = _over(reach, target)
     if over(_MOST_NOISE) > 0 or over(_LEAST_NOISE) < 0:
         return 1.0
     return float(brentq(over, _LEAST_NOISE, _MOST_NOISE, rtol=1e-2))

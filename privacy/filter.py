@@ -19,7 +19,7 @@ A grant that is replaced moves the bound; what holds then is the largest that ev
 
 import bisect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -134,19 +134,24 @@ def overhead(order: float, delta: float) -> float:
     return max(0.0, math.log1p(-1 / order) - math.log(left * order) / (order - 1))
 
 
-def calibrate(target: float, event: Callable[[float], Event], delta: float, filter: Filter | None) -> tuple[float, str]:
+def calibrate(
+    target: float, event: Callable[[float], Event], delta: float, filter: Filter | None, beside: Sequence[Event] = ()
+) -> tuple[float, str]:
     """A noise multiplier whose event has at most `target` epsilon at `delta`, by PLD, and is admitted by `filter`; and why it is so.
 
-    `event` makes the event of a noise multiplier. A filter counts less tightly than PLD: where it refuses the least noise although `target`
+    `event` makes the event of a noise multiplier; events `beside` it count in both. A filter counts less tightly than PLD: where it refuses the least noise although `target`
     is no more than what remains, the noise is raised, by half at most, until it is admitted. So a job planned for the whole of a fresh
     budget is. Raises BudgetRefused where that does not help, PlanError where no noise gives the target.
     """
-    noise = noise_for(target, event, delta)
-    if filter is None or filter.admits(event(noise)):
+    noise = noise_for(target, event, delta, beside)
+    if filter is None:
         return noise, "the least by PLD"
-    raised = filter.least_noise(event, noise, MOST_RAISED * noise) if target <= filter.remaining else None
+    within = replace(filter, events=(*filter.events, *beside))
+    if within.admits(event(noise)):
+        return noise, "the least by PLD"
+    raised = within.least_noise(event, noise, MOST_RAISED * noise) if target <= filter.remaining else None
     if raised is None:
-        raise filter.refused(event(noise))
+        raise within.refused(event(noise))
     return raised, f"raised from {noise:.4g}, the least by PLD, to fit into the budget of {filter.population}, which is a Renyi filter"
 
 

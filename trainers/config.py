@@ -118,6 +118,8 @@ class DataConfig(Part):
     format: Format = "auto"
     columns: dict[str, str] = {}
     """Canonical field to the file's column, as in `{text: query, label: intent}`."""
+    labels: list[str] = []
+    """For classify: the classes, in the order of a new head; a row of another one is bad. Without them: those met in the rows."""
     system_prompt: str | None = None
     """Put before every conversation that has none."""
     max_length: Annotated[int, Field(ge=2)] | Auto = "auto"
@@ -305,6 +307,9 @@ class TrainConfig(Part):
             ),
             "train.units_at_once is for private runs, which this is none of: leave it out": (
                 self.train.units_at_once != "auto" and self.privacy is None
+            ),
+            f"data.labels: only task: classify has classes, this is {self.task}: leave them out": (
+                bool(self.data.labels) and self.task != "classify"
             ),
             "data.packing: true does not go with task: classify, whose models read one class from a row: leave it out": (
                 self.data.packing is True and self.task == "classify"

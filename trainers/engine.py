@@ -232,6 +232,28 @@ class Engine:
             with gathered([parameter]):
                 yield name, parameter.detach().cpu().clone()
 
+    def forget_gradients(self) -> None:
+        """Of a step that was given up between its backward pass and its update."""
+        self._engine.zero_grad()
+        self._zero.zero_grad()
+
+    def whole_masters(self) -> dict[str, torch.Tensor]:
+        """The trained parameters' float32 masters, whole on every rank, on the CPU. A collective call."""
+        mine = [(f.name, f.start, self.state(f, MASTER).detach().cpu().clone()) for f in self.fragments()]
+        found = {name: torch.empty(getattr(p, "ds_shape", p.shape), dtype=torch.float32) for name, p in self.names.items()}
+        for name, start, stretch in (part for share in self.world.gather(mine) for part in share):
+            found[name].view(-1)[start : start + len(stretch)] = stretch
+        return found
+
+    @torch.no_grad()
+    def begin_with(self, masters: Mapping[str, torch.Tensor]) -> None:
+        """Start anew from these float32 values of all trained parameters, the same on every rank. A collective call."""
+        self.begin_at(0)
+        for fragment in self.fragments():
+            stretch = masters[fragment.name].reshape(-1)[fragment.start : fragment.start + fragment.numel]
+            self.state(fragment, MASTER).copy_(stretch)
+        self.masters_to_parameters()
+
     @property
     def _states(self) -> dict[torch.Tensor, dict[str, torch.Tensor]]:
         return self._zero.optimizer.state

@@ -29,6 +29,7 @@ class Listener(Protocol):
 PUBLIC: dict[str, tuple[str, ...] | None] = {
     "start": ("step", "steps", "workers", "zero_stage", "method", "device", "versions", "parameters", "choices", "flops_formula"),
     "step": ("step", "epoch", "learning_rate"),
+    "round": ("step", "round", "attempt", "steps"),
     "checkpoint": ("step", "bytes"),
     "warning": None,
     "failure": None,

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +255,22 @@ def evaluate(run: Run, data: Prepared) -> dict[str, Any]:
         return {"eval_loss": loss / targets, "perplexity": perplexity(loss, targets)}
     truth, chances = ([row for part in run.world.gather(mine) for row in part] for mine in (truth, chances))
     return {"eval_loss": loss / targets, **classification_metrics([data.labels[c] for c in truth], np.array(chances), data.labels)}
+
+
+def rightness(run: Run, data: Prepared) -> np.ndarray:
+    """How right the model is on each example: of its targets the share that is the likeliest. (examples,), the same on every worker."""
+    alone, mine = replace(run, packing=False), []
+    run.engine.train(False)
+    with torch.no_grad():
+        for indices in _slices(len(data), 8 * run.config.train.global_batch_size):
+            for micro in _work(alone, data, indices).passes:
+                shares, _ = run.engine(micro.batch.to(run.world.device), right=True)
+                mine += list(zip(micro.examples, shares.tolist(), strict=False))  # a dummy has none
+    run.engine.train()
+    found = np.zeros(len(data))
+    for example, share in (pair for part in run.world.gather(mine) for pair in part):
+        found[example] = share
+    return found
 
 
 def _slices(count: int, size: int) -> Iterable[np.ndarray]:

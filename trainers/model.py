@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -226,6 +226,14 @@ def save_trained(loaded: Loaded, tensors: Mapping[str, torch.Tensor], folder: Pa
     else:
         loaded.base.save_pretrained(str(folder), state_dict=dict(tensors))
     loaded.tokenizer.save_pretrained(str(folder))
+
+
+def names_on_disk(module: nn.Module) -> dict[str, str]:
+    """The name in an adapter's file of each parameter of `module` that goes into it, trained or not."""
+    numbered = {name: torch.tensor(number) for number, (name, _) in enumerate(module.named_parameters())}
+    saved = get_peft_model_state_dict(module, state_dict=numbered, save_embedding_layers=False)
+    names = list(numbered)
+    return {names[int(number)]: on_disk for on_disk, number in saved.items()}
 
 
 def merge(loaded: Loaded, folder: Path) -> None:

@@ -36,18 +36,29 @@ class NextToken(nn.Module):
         self._head = [causal_lm.get_output_embeddings()]
         self._config = causal_lm.config.get_text_config()
 
-    def forward(self, batch: Batch, *, probe: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The summed loss; with `probe`, the logits of all positions as made here and as the model itself makes them."""
+    def forward(self, batch: Batch, *, probe: bool = False, right: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The summed loss; with `probe`, the logits of all positions as made here and as the model itself makes them.
+
+        With `right`, the share of each row's targets that are the likeliest token: (R,) float32.
+        """
         inputs = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "attention_mask": batch.attention_mask}
         hidden = self._body[0](**inputs, use_cache=False).last_hidden_state
         if probe:
             return self.logits(hidden), self._causal_lm[0](**inputs, use_cache=False).logits
         wanted = batch.targets != NO_TARGET
+        if right:
+            return self._shares_right(hidden, batch.targets, wanted), None
         if batch.weight == 0:
             wanted = torch.zeros_like(wanted)
             wanted[0, 0] = True
         loss = self.summed_loss(hidden[wanted], batch.targets[wanted].clamp(min=0))
         return loss * batch.weight, None
+
+    def _shares_right(self, hidden: torch.Tensor, targets: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        chunks = hidden[wanted].split(logits_chunk(self._config.vocab_size))
+        likeliest = torch.cat([self.logits(chunk).argmax(-1) for chunk in chunks])
+        met = torch.zeros_like(wanted, dtype=torch.float32).masked_scatter(wanted, (likeliest == targets[wanted]).float())
+        return met.sum(1) / wanted.sum(1).clamp(min=1)
 
     def hidden(self, ids: torch.Tensor, cache: Any = None) -> tuple[torch.Tensor, Any]:
         """Last hidden states (R, W, H) of tokens that continue what is in `cache`, and the cache grown by them. For evaluation."""
@@ -93,8 +104,11 @@ class Classification(nn.Module):
         self.model = model
         self._classifier = [classifier]
 
-    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(self, batch: Batch, *, right: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The summed loss and the logits; with `right`, 1 for each row whose class is the likeliest, else 0: (R,) float32."""
         logits = self._classifier[0](input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits.float()
+        if right:
+            return (logits.argmax(-1) == batch.targets).float(), None
         return F.cross_entropy(logits, batch.targets, reduction="sum") * batch.weight, logits
 
 

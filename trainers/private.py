@@ -9,7 +9,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -71,7 +71,7 @@ def fit_private(run: Run, base: Any, promise: Promise, run_dir: Path, progress: 
     assert privacy is not None
     most = privacy.unit.max_records if isinstance(privacy.unit, UnitColumn) else None
     with contextlib.ExitStack() as stack:
-        reservation = _enter_on_main(stack, run, promise, progress.step)
+        reservation = enter_on_main(stack, run.world, lambda: promises.held(promise, run.config, steps=progress.step))
         if reservation is not None:
             charged_before = reservation.held.charged
         units = Units.of(run.train, max_records=most)
@@ -86,25 +86,40 @@ def fit_private(run: Run, base: Any, promise: Promise, run_dir: Path, progress: 
         run.log.emit("statement", step=progress.step, claim=paragraph(json.loads((run_dir / FILE).read_text())))
 
 
-def _enter_on_main(stack: contextlib.ExitStack, run: Run, promise: Promise, steps: int) -> Reservation | None:
+def enter_on_main(
+    stack: contextlib.ExitStack, world: World, held: Callable[[], contextlib.AbstractContextManager[Reservation]]
+) -> Reservation | None:
     """The open reservation on rank 0, None elsewhere; a ledger that cannot be opened is everyone's error."""
     opened: list[Reservation] = []
-    run.world.on_main(lambda: opened.append(stack.enter_context(promises.held(promise, run.config, steps=steps))))
+    world.on_main(lambda: opened.append(stack.enter_context(held())))
     return opened[0] if opened else None
 
 
 def begin(
     plan: PrivacyPlan, units: Units, engine: Engine, base: Any, world: World, reservation: Reservation | None, *, seed: int | None = None
 ) -> Private:
-    """Make the layers leave their gradients unit by unit, and draw the secrets of this start. All ranks call it.
+    """Make the layers leave their gradients unit by unit, and draw the secrets of this start. All ranks call it, once for a model.
 
     With a `seed` nothing is secret: for tests. Raises PlanError where the model mixes examples, or trains what is not seen by unit.
     """
+    whole = engine.whole()
+    return with_secrets(plan, units, _gradients(engine, base, whole, world.device), whole, world, reservation, seed=seed)
+
+
+def with_secrets(
+    plan: PrivacyPlan,
+    units: Units,
+    gradients: Gradients,
+    whole: dict[str, torch.Tensor],
+    world: World,
+    reservation: Reservation | None,
+    *,
+    seed: int | None = None,
+) -> Private:
+    """Fresh secrets and tests for a plan, over layers that leave their gradients already. All ranks call it. Raises PlanError."""
     if len(units) > plan.units:
         raise PlanError(f"the rows are of {len(units)} units, more than privacy.units: {plan.units}",
                         "declare a number that the population never exceeds; the promise is made for it")  # fmt: skip
-    whole = engine.whole()
-    gradients = _gradients(engine, base, whole, world.device)
     key = world.on_main(fresh_key) if seed is None else seed.to_bytes(32, "big")
     noise, dropout = (Stream() if seed is None else Stream(seed=seed + 1 + world.size * turn + world.rank) for turn in range(2))
     return Private(
@@ -143,7 +158,7 @@ def private_steps(private: Private, run: Run, first: int) -> Generator[Step]:
 def private_step(run: Run, private: Private, step: int, work: PrivateWork) -> Step:
     """One step over the units drawn; see the head of this file. Raises what the ledger raises, and RunBusyError."""
     began = time.perf_counter()
-    run.world.on_main(partial(_charge, private.reservation))
+    run.world.on_main(partial(charge, private.reservation))
     stretch = _stretch(private.gradients.size, run.world)
     noise = private.pool.submit(private.noise.draw, len(stretch))
     total, loss = clipped_sum(run, private, work, int(private.dropout.integers(1)[0]))
@@ -195,7 +210,7 @@ def _add_noise(private: Private, total: torch.Tensor, stretch: range, noise: "Fu
     private.test.saw_noise(before, mine.cpu().numpy())
 
 
-def _charge(reservation: Reservation | None) -> None:
+def charge(reservation: Reservation | None) -> None:
     if reservation is not None:
         reservation.charge(1)
 

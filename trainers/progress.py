@@ -72,6 +72,10 @@ class Display:
         metrics = "  ".join(f"{name} {value:.4f}" for name, value in event["metrics"].items() if isinstance(value, (int, float)))
         self._console.print(f"  step {event['step']}: {metrics}")
 
+    def _on_round(self, event: dict[str, Any]) -> None:
+        took = f" in {event['seconds']:.1f} s" if "seconds" in event else ""
+        self._console.print(f"  round {event['round']}, attempt {event['attempt']}: {event['steps']} steps{took}")
+
     def _on_warning(self, event: dict[str, Any]) -> None:
         self._console.print(f"  [yellow]warning:[/] {escape(event['message'])}")
 

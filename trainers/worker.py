@@ -4,7 +4,8 @@ import contextlib
 import socket
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -48,6 +49,18 @@ _OTHER_DATA = "put the files back as they were, or give the run another name"
 _PACKAGES = ("consortium", "torch", "deepspeed", "ray", "transformers", "peft", "bitsandbytes", "datasets", "safetensors")
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A run directory that this process group holds, and what is written to it."""
+
+    config: TrainConfig
+    run_dir: Path
+    world: World
+    log: EventLog
+    lease: Lease
+    store: Store | None
+
+
 def train(
     run_dir: Path,
     *,
@@ -62,6 +75,13 @@ def train(
     workers ask at the same steps. All ranks call it. Rank 0 holds the lease and writes events, checkpoints,
     the model and the report. Raises ConsortiumError for what trying again would not mend; the report then says why the run ended.
     """
+    with opened(run_dir, run_id=run_id, listeners=listeners) as held:
+        _train(held, list(choices), leaving)
+
+
+@contextlib.contextmanager
+def opened(run_dir: Path, *, run_id: str, listeners: Sequence[Listener]) -> Iterator[Opened]:
+    """The run directory, its lease and its events, until the block ends; a ConsortiumError that ends it is put down there. All ranks enter."""
     quiet()
     world = World.from_environment()
     world.connect()
@@ -75,7 +95,7 @@ def train(
             private = run_dir / "private.jsonl" if config.privacy else None
             log = EventLog(run_dir / "events.jsonl", list(listeners), private=private)
         world.on_main(lambda: log.listen(trackers(config.tracking, config, run_dir)))
-        _train(config, run_dir, world, log, lease, list(choices), leaving, store)
+        yield Opened(config, run_dir, world, log, lease, store)
     except ConsortiumError as error:
         if world.is_main and not isinstance(error, RunBusyError):  # whoever holds the directory now writes it
             with contextlib.suppress(OSError):  # a full disk may be the very reason
@@ -104,21 +124,13 @@ def _record_failure(run_dir: Path, log: EventLog, error: ConsortiumError) -> Non
     write_report(run_dir)
 
 
-def _train(
-    config: TrainConfig,
-    run_dir: Path,
-    world: World,
-    log: EventLog,
-    lease: Lease,
-    choices: list[Choice],
-    leaving: Callable[[], bool],
-    store: Store | None,
-) -> None:
+def _train(held: Opened, choices: list[Choice], leaving: Callable[[], bool]) -> None:
+    config, run_dir, world = held.config, held.run_dir, held.world
     tokenizer = load_tokenizer(config.model)
     shape = shape_of(config.model, config.task)
     config, chosen_here = decide(config, shape, world)
     promise = world.on_main(lambda: promises.make_promise(config, run_dir)) if config.privacy else None
-    summary, *data = _prepare_data(config, tokenizer, run_dir, world)
+    summary, *data = prepare_data(config, tokenizer, run_dir, world)
     if promise is not None:
         read = [file["sha256"] for file in summary.files[: len(config.data.train)]]
         world.on_main(lambda: promises.check_files(promise, config, read))
@@ -126,11 +138,11 @@ def _train(
     if planting is not None:
         assert isinstance(config.data.max_length, int)
         data[0] = plant(data[0], planting.planted(), config.task, tokenizer, max_length=config.data.max_length)
-    run, loaded, chosen_with_model = build(config, shape, tokenizer, data, run_dir, world, log, lease)
-    run.notice, run.store = Notice(leaving, world), store
+    run, loaded, chosen_with_model = build(config, shape, tokenizer, data, run_dir, world, held.log, held.lease)
+    run.notice, run.store = Notice(leaving, world), held.store
     progress = _resume(run, run_dir, summary)
     choices = [*choices, *chosen_here, *chosen_with_model, *(promise.choices if promise else [])]
-    log.emit("start", step=progress.step, steps=run.sampler.steps, **_start_facts(run, summary, shape, choices))
+    held.log.emit("start", step=progress.step, steps=run.sampler.steps, **start_facts(run, summary, shape, choices))
     with fast_products(longest=int(run.train.lengths.max())), watched(run):
         if promise is None:
             fit(run, progress)
@@ -202,7 +214,7 @@ def watched(run: Run) -> contextlib.AbstractContextManager[None]:
     return watching(lambda: run.engine.alive_at, limit=run.config.train.hang_after, report=report)
 
 
-def _prepare_data(
+def prepare_data(
     config: TrainConfig, tokenizer: PreTrainedTokenizerBase, run_dir: Path, world: World
 ) -> tuple[Summary, Prepared, Prepared]:
     """One worker (with a store, which is no common disk: one of each machine) prepares the rows while the others wait; all map them."""
@@ -305,7 +317,8 @@ def _check_same_data(events: Path, summary: Summary) -> None:
             raise DataError(f"{new['path']} has changed since this run began", _OTHER_DATA)
 
 
-def _start_facts(run: Run, summary: Summary, shape: Shape, choices: list[Choice]) -> dict[str, Any]:
+def start_facts(run: Run, summary: Summary, shape: Shape, choices: list[Choice]) -> dict[str, Any]:
+    """Of the start event."""
     config, world, engine = run.config, run.world, run.engine
     quantized = config.model.quantization
     method = config.method.type if quantized == "none" else f"q{config.method.type}-{quantized}"

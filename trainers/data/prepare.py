@@ -15,7 +15,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from trainers.config import DataConfig, Task
-from trainers.data.formats import BadRow, Content, Row, group_name, in_validation, read_rows, recognise, split_key, to_content
+from trainers.data.formats import BadRow, Content, Labelled, Row, group_name, in_validation, read_rows, recognise, split_key, to_content
 from trainers.data.masking import PLAIN_TEMPLATE, Encoded, encode
 from trainers.errors import DataError
 
@@ -73,6 +73,7 @@ class Summary:
 
     files: list[dict[str, Any]] = field(default_factory=list)
     labels_met: list[str] = field(default_factory=list)
+    labels_given: list[str] = field(default_factory=list)
     train_rows: int = 0
     validation_rows: int = 0
     truncated: int = 0
@@ -81,7 +82,9 @@ class Summary:
 
     @property
     def labels(self) -> list[str]:
-        """In the order of the classes: by value where all are whole numbers, else by name."""
+        """In the order of the classes: as given, or by value where all are whole numbers, else by name."""
+        if self.labels_given:
+            return self.labels_given
         numbered = all(label.removeprefix("-").isdecimal() for label in self.labels_met)
         return sorted(self.labels_met, key=lambda label: (int(label) if numbered else 0, label))
 
@@ -99,7 +102,7 @@ def prepare(
 
     Raises DataError naming file and line of bad rows (`data.on_bad_row: error`), when there is nothing to train on or a file changed.
     """
-    summary = Summary(files=[describe_file(path) for path in [*data.train, *data.validation]])
+    summary = Summary([describe_file(path) for path in [*data.train, *data.validation]], labels_given=data.labels)
     key = _key(data, task, tokenizer, max_length, summary.files)
     manifest = folder / "prepared.json"
     if manifest.exists() and (found := json.loads(manifest.read_text()))["key"] == key:
@@ -178,9 +181,12 @@ def contents(data: DataConfig, task: Task, path: Path) -> Iterator[tuple[Row, Co
             continue
         layout = layout or recognise(list(row.values), data, task, file=path)
         try:
-            yield row, to_content(row.values, layout, task, system_prompt=data.system_prompt)
+            content = to_content(row.values, layout, task, system_prompt=data.system_prompt)
         except BadRow as problem:
             yield row, problem
+            continue
+        known = not data.labels or not isinstance(content, Labelled) or content.label in data.labels
+        yield row, content if known else BadRow("unknown label: it is none of data.labels")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,146 @@
+"""What a round costs a bank's customers: noise that holds for the whole run, chosen before it begins, and the ledger's part in each round.
+
+The promise, of a bank to its customers (privacy/plan.py has what it means): all training of `rounds + spare_rounds` rounds and the
+evaluations of `rounds + spare_rounds + 1` models together cost at most `privacy.epsilon` at `privacy.delta` by PLD, and a round with its
+evaluation at most `privacy.epsilon_round`. A unit is either trained on or held out, and pays for both here: that is more than it has to.
+
+Evaluations are given EVALUATION_SHARE of both, which settles their noise (in closed form: privacy/evaluation.py). Training's noise is then
+the least with which both together keep to the promise, raised where a ledger with a fresh budget would not admit all of it. So it follows
+from public numbers and from the grant alone, and is the same in every round; what else was charged to the population is for the ledger to
+refuse, round by round.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Literal
+
+from federation.config import BankConfig, PrivacyFloor, TrainingConfig
+from privacy.accountant import epsilon, noise_for
+from privacy.errors import PrivacyError
+from privacy.evaluation import event as evaluation_event
+from privacy.evaluation import noise_for as evaluation_noise_for
+from privacy.filter import Filter, calibrate
+from privacy.ledger import Ledger
+from privacy.plan import Event, PrivacyPlan
+
+EVALUATION_SHARE = 0.1
+"""Of the run's epsilon, and of a round's, that evaluations alone may cost"""
+
+Kind = Literal["train", "evaluate"]
+
+
+@dataclass(frozen=True)
+class RoundBudget:
+    """What a round does to private rows, and where that is set aside. JSON by `dataclasses.asdict`, and read again by `of`."""
+
+    plan: PrivacyPlan | None
+    """None without private training"""
+    training: str | None
+    """Id of its reservation"""
+    evaluation_noise: float | None
+    """The multiplier; None without a noised evaluation"""
+    evaluation: str | None
+    """Id of its reservation"""
+    units: int
+    """Declared by the bank"""
+
+    @staticmethod
+    def of(values: Mapping[str, Any]) -> "RoundBudget":
+        plan = values["plan"]
+        return RoundBudget(**{**values, "plan": plan and PrivacyPlan(**plan)})
+
+    @property
+    def events(self) -> list[Event]:
+        """Training first: it is to fix the order of the ledger's filter, which cannot follow sampled steps at all orders."""
+        training = [] if self.plan is None else [self.plan.event]
+        return training + ([] if self.evaluation_noise is None else [evaluation_event(self.evaluation_noise, self.units)])
+
+
+def plan_round(training: TrainingConfig, bank: BankConfig, kind: Kind) -> RoundBudget:
+    """Of any round of a run; nothing is reserved. The first call of a process for a run takes seconds, up to a minute.
+
+    Raises PlanError where no noise keeps the promise, BudgetRefused where the population's budget is smaller than it, LedgerError.
+    """
+    floor, plan = training.privacy, None
+    noise = None if floor is None or training.evaluation != "noised" else _evaluation_noise(floor, _models(training))
+    if floor is not None and kind == "train":
+        batch = min(training.local.batch, bank.units)
+        unnoised = PrivacyPlan(bank.units, batch, training.local.steps, 0, training.local.clip_norm, noise_multiplier=1.0, delta=floor.delta)
+        plan = replace(unnoised, noise_multiplier=_training_noise(unnoised, floor, _models(training), noise, _fresh(bank)))
+    return RoundBudget(plan, None, noise, None, bank.units)
+
+
+def _models(training: TrainingConfig) -> int:
+    """That are evaluated: one before each round that is paid for, and the last."""
+    return training.rounds + training.spare_rounds + 1
+
+
+def _fresh(bank: BankConfig) -> Filter:
+    """The population's budget as it was granted."""
+    with Ledger.open(bank.ledger) as ledger:
+        grant = ledger.book().grant(bank.population)
+    return Filter(bank.population, grant.epsilon, grant.delta, (), None)
+
+
+def _evaluation_noise(floor: PrivacyFloor, models: int) -> float:
+    of_all = evaluation_noise_for(EVALUATION_SHARE * floor.epsilon, floor.delta, models)
+    return max(of_all, evaluation_noise_for(EVALUATION_SHARE * floor.epsilon_round, floor.delta, 1))
+
+
+@lru_cache(maxsize=64)
+def _training_noise(plan: PrivacyPlan, floor: PrivacyFloor, models: int, evaluation_noise: float | None, budget: Filter) -> float:
+    def steps(noise: float) -> Event:
+        return replace(plan, noise_multiplier=noise).event
+
+    def evaluations(times: int) -> list[Event]:
+        return [] if evaluation_noise is None else [evaluation_event(evaluation_noise, plan.units, times)]
+
+    all_steps = (models - 1) * plan.steps
+    noise, _ = calibrate(floor.epsilon, lambda noise: steps(noise).times(all_steps), floor.delta, budget, evaluations(models))
+    if epsilon([steps(noise), *evaluations(1)], floor.delta) <= floor.epsilon_round:
+        return noise
+    return noise_for(floor.epsilon_round, steps, floor.delta, evaluations(1))
+
+
+def price(budget: RoundBudget, ledger: Ledger, population: str) -> float:
+    """The population's proven epsilon at its grant's delta with this round in it, which is not reserved yet. Raises LedgerError."""
+    filter, events = ledger.filter(population), budget.events
+    if not events:
+        return filter.proven
+    return replace(filter, events=(*filter.events, *events), order=filter.order_for(events[0])).proven
+
+
+def reserve(budget: RoundBudget, ledger: Ledger, population: str, run_name: str) -> RoundBudget:
+    """All of the round set aside, or nothing. `run_name` is the attempt's own: asked again under it, what is untouched is found again.
+
+    Raises BudgetRefused, LedgerError.
+    """
+    held: list[str] = []
+    try:
+        for event in budget.events:
+            held.append(_reserve(ledger, population, event, run_name))
+    except PrivacyError:
+        for id in held:
+            ledger.reservation(id).close()
+        raise
+    ids = iter(held)
+    return replace(
+        budget,
+        training=None if budget.plan is None else next(ids),
+        evaluation=None if budget.evaluation_noise is None else next(ids),
+    )
+
+
+def _reserve(ledger: Ledger, population: str, event: Event, run_name: str) -> str:
+    """A bank that was killed before it had noted the id finds the reservation by its name."""
+    mine = [held for held in ledger.book().reservations(population) if (held.run, held.event) == (run_name, event)]
+    untouched = [held.id for held in mine if not held.closed and not held.charged]
+    return untouched[0] if untouched else ledger.reserve(population, event, run_name).id
+
+
+def release(budget: RoundBudget, ledger: Ledger) -> None:
+    """Give back what was reserved and never taken; what was taken stays charged. Nothing happens the second time. Raises LedgerError."""
+    for id in (budget.training, budget.evaluation):
+        if id is not None:
+            ledger.reservation(id).close()

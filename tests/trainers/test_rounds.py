@@ -1,0 +1,199 @@
+"""A training process that takes rounds: against ordinary runs, and what it says when something is wrong with a round."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from privacy import evaluation
+from privacy.ledger import Ledger
+from privacy.plan import PrivacyPlan
+from tests import helpers
+from tests.trainers.jobs import make_job, write_labelled_rows, write_rows
+from trainers import worker
+from trainers.data.prepare import describe_file
+from trainers.orders import STOP, Done, Evaluation, Failed, Order, PrivateSteps, unpack_answer
+from trainers.rounds import round_seed, train_rounds
+from trainers.spool import Spool
+
+RATE = 2e-3
+CONSTANT = {"schedule": "constant", "warmup": 0}
+
+
+def _take_rounds(run_dir: Path, spool: Path) -> None:
+    train_rounds(run_dir, run_id="test", spool=spool)
+
+
+def _order(run_dir: Path, **changes: Any) -> Order:
+    """Of five steps from the adapter that a run of the same seed begins with."""
+    return replace(Order(round=1, attempt=1, steps=5, learning_rate=RATE, adapter={}), **changes)
+
+
+def _serve(run_dir: Path, orders: list[Order], *, workers: int = 1) -> list[Done | Failed]:
+    """All rounds put into the spool beforehand, then taken, in this process or in a group."""
+    spool = Spool(run_dir / "rounds")
+    for number, order in enumerate(orders):
+        spool.ask(f"{number:04d}", order.pack(), waiting=lambda: False)
+    spool.ask(STOP, b"", waiting=lambda: False)
+    if workers == 1:
+        _take_rounds(run_dir, run_dir / "rounds")
+    else:
+        helpers.run_distributed(_take_rounds, workers, run_dir, run_dir / "rounds")
+    assert spool.ask(STOP, b"", waiting=lambda: False) == b""
+    answers = [spool.ask(f"{number:04d}", b"", waiting=lambda: False) for number in range(len(orders))]
+    return [unpack_answer(answer) for answer in answers if answer is not None]
+
+
+def _adapter(run_dir: Path) -> dict[str, np.ndarray]:
+    return load_file(run_dir / "adapter" / "adapter_model.safetensors")
+
+
+def test_a_round_takes_the_steps_of_an_ordinary_run(llama_dir: Path, tmp_path: Path) -> None:
+    rows, seed = write_rows(tmp_path), round_seed(0, 1, 1)
+    once, run = (
+        make_job(tmp_path / name, llama_dir, rows, train={"max_steps": steps, "learning_rate": rate, "seed": seed} | CONSTANT)
+        for name, steps, rate in (("once", 1, 1e-30), ("run", 5, RATE))
+    )
+    for run_dir in (once, run):
+        worker.train(run_dir, run_id="test")
+    job = make_job(tmp_path / "rounds", llama_dir, rows, train={"max_steps": 1} | CONSTANT)
+    start = _adapter(once)
+
+    first, again, second = _serve(job, [_order(job, adapter=start), _order(job, adapter=start), _order(job, adapter=start, round=2)])
+
+    assert isinstance(first, Done) and isinstance(again, Done) and isinstance(second, Done)
+    expected = _adapter(run)
+    assert first.adapter.keys() == expected.keys() and first.steps == 5
+    assert max(float(np.abs(first.adapter[name] - expected[name]).max()) for name in expected) < 1e-7
+    assert all(np.array_equal(first.adapter[name], again.adapter[name]) for name in expected)  # nothing is left of the round before
+    assert any(not np.array_equal(first.adapter[name], second.adapter[name]) for name in expected)
+
+
+def _huge(adapter: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """One whose loss is not finite."""
+    return {name: np.full_like(tensor, 1e30) for name, tensor in adapter.items()}
+
+
+@pytest.mark.slow
+def test_every_stage_on_two_workers_takes_the_round_of_one(llama_dir: Path, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path)
+    start = _start(llama_dir, tmp_path, rows)
+    answers = []
+    for stage, count in ((1, 1), (1, 2), (2, 2), (3, 2)):
+        job = make_job(tmp_path / f"{stage}-{count}", llama_dir, rows, zero=stage, train={"max_steps": 1} | CONSTANT)
+        orders = [_order(job, adapter=start, round=2), _order(job, adapter=_huge(start)), _order(job, adapter=start)]
+        _, failed, done = _serve(job, orders, workers=count)  # the last one finds the state of the others
+        assert isinstance(failed, Failed)
+        answers.append(done)
+
+    first, *others = answers
+    assert isinstance(first, Done)
+    for other in others:
+        assert isinstance(other, Done)
+        assert max(float(np.abs(first.adapter[name] - other.adapter[name]).max()) for name in start) < 1e-5
+
+
+def _start(model: Path, folder: Path, rows: Path, **blocks: Any) -> dict[str, np.ndarray]:
+    """An adapter that a job may begin with; B small and not zero."""
+    run_dir = make_job(folder / "start", model, rows, train={"max_steps": 2, "learning_rate": 1e-3}, **blocks)
+    worker.train(run_dir, run_id="test")
+    return _adapter(run_dir)
+
+
+UNITS, BATCH, DELTA = 30, 10, 1e-3
+
+
+def _make_private(folder: Path, model: Path, rows: Path, **blocks: Any) -> Path:
+    """A private job and its ledger, to which the rows are attached."""
+    path = folder / "ledger.db"
+    with Ledger.create(path) as ledger:
+        ledger.grant("customers", 30.0, DELTA)
+        ledger.attach("customers", describe_file(rows)["sha256"], str(rows), UNITS)
+    privacy = {"epsilon": 1.0, "delta": DELTA, "clip_norm": 0.5, "unit": "record", "units": UNITS, "ledger": path, "restarts": 0}
+    return make_job(folder / "private", model, rows, privacy=privacy, train={"max_steps": 4, "global_batch_size": BATCH} | CONSTANT,
+                    checkpoint={"best_by": None}, **blocks)  # fmt: skip
+
+
+def _reserve(run_dir: Path, steps: int) -> PrivateSteps:
+    plan = PrivacyPlan(UNITS, BATCH, steps, 0, clip_norm=0.5, noise_multiplier=1.5, delta=DELTA)
+    with Ledger.open(run_dir.parent / "ledger.db") as ledger:
+        return PrivateSteps(plan, ledger.reserve("customers", plan.event, "round").id)
+
+
+def _reserve_evaluation(run_dir: Path, noise: float) -> Evaluation:
+    with Ledger.open(run_dir.parent / "ledger.db") as ledger:
+        id = ledger.reserve("customers", evaluation.event(noise, UNITS), "round").id
+    return Evaluation(most_units=UNITS, noise_multiplier=noise, reservation=id)
+
+
+def _charged(run_dir: Path, id: str) -> int:
+    with Ledger.open(run_dir.parent / "ledger.db") as ledger:
+        return ledger.reservation(id).held.charged
+
+
+def test_a_private_round_charges_its_steps_and_no_more(bert_dir: Path, tmp_path: Path) -> None:
+    """Only B is trained, A and B come anew each round; evaluated before, on what is held out."""
+    rows, method = write_labelled_rows(tmp_path, count=UNITS), {"lora": {"rank": 4, "train_a": False}}
+    start = _start(bert_dir, tmp_path, rows, task="classify", method=method)
+    job = _make_private(tmp_path, bert_dir, rows, task="classify", method=method, data={"validation_fraction": 0.3})
+    steps, more, measured = _reserve(job, 4), _reserve(job, 4), _reserve_evaluation(job, 5.0)
+    turned = {name: 2 * tensor if "lora_A" in name else tensor for name, tensor in start.items()}
+    orders = [_order(job, adapter=start, steps=4, private=steps, evaluation=measured),
+              _order(job, adapter=turned, steps=4, private=more, round=2)]  # fmt: skip
+
+    first, second = _serve(job, orders)
+
+    assert isinstance(first, Done) and isinstance(second, Done)
+    assert (first.steps, first.charged, second.steps, second.charged) == (4, 4, 4, 4)
+    assert [_charged(job, id) for id in (steps.reservation, more.reservation, measured.reservation or "")] == [4, 4, 1]
+    assert len(first.metrics) == 2 and all(0 <= number <= 1 for number in first.metrics) and second.metrics == ()
+    assert first.verdicts["sensitivity"] and second.verdicts["sensitivity"] and not {False} & set(second.verdicts.values())
+    assert first.verdicts["noise_scale"] and first.verdicts["charges"]
+    for name in start:
+        assert np.array_equal(second.adapter[name], turned[name]) == ("lora_A" in name)
+    shown = helpers.events(job, "round")
+    assert [(event["round"], event["steps"]) for event in shown] == [(1, 4), (2, 4)] and "seconds" not in shown[0]
+    assert not list(job.glob("checkpoints/*"))
+
+
+def test_a_round_begun_again_takes_the_steps_that_are_left(llama_dir: Path, tmp_path: Path) -> None:
+    """As after a process was killed in the middle of it: charged steps stay charged, and an evaluation is not made twice."""
+    rows = write_rows(tmp_path, count=UNITS)
+    start = _start(llama_dir, tmp_path, rows)
+    job = _make_private(tmp_path, llama_dir, rows)
+    steps, measured = _reserve(job, 5), _reserve_evaluation(job, 5.0)
+    with Ledger.open(tmp_path / "ledger.db") as ledger:
+        ledger.reservation(steps.reservation).charge(3)
+        ledger.reservation(measured.reservation or "").charge()
+    order = _order(job, adapter=start, steps=5, private=steps, evaluation=measured)
+
+    again, once_more = _serve(job, [order, order])
+
+    assert isinstance(again, Done) and (again.steps, again.charged, again.metrics) == (2, 2, (0.0, 0.0))
+    assert isinstance(once_more, Failed) and once_more.error == "BudgetRefused"
+    assert _charged(job, steps.reservation) == 5 and _charged(job, measured.reservation or "") == 1
+
+
+def test_a_round_that_goes_wrong_is_answered_with_the_reason_and_the_next_one_is_right(llama_dir: Path, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path)
+    start = _start(llama_dir, tmp_path, rows)
+    job = make_job(tmp_path / "rounds", llama_dir, rows, train={"max_steps": 1} | CONSTANT)
+    name = min(name for name in start if "lora_B" in name)
+    nan = {**start, name: np.full_like(start[name], np.nan)}
+    missing = {other: tensor for other, tensor in start.items() if other != name}
+    private = PrivateSteps(PrivacyPlan(UNITS, BATCH, 5, 0, 0.5, 1.0, DELTA), "none")
+
+    right, *wrong, after = _serve(job, [
+        _order(job, adapter=start), _order(job, adapter=_huge(start)), _order(job, adapter=nan), _order(job, adapter=missing),
+        _order(job, adapter=start, private=private), _order(job, adapter=start),
+    ])  # fmt: skip
+
+    assert isinstance(right, Done) and isinstance(after, Done)
+    assert [type(answer) for answer in wrong] == [Failed] * 4
+    said = [answer.message for answer in wrong if isinstance(answer, Failed)]
+    assert said[0].startswith("the loss became nan") and "NaN or infinity" in said[1] and f"{name} is missing in the adapter" in said[2]
+    assert "private steps are for a job with a privacy block" in said[3]
+    assert all(np.array_equal(right.adapter[name], after.adapter[name]) for name in start)
