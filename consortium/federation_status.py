@@ -97,8 +97,8 @@ def of_bank(shown: Shown) -> Group:
         parts.append(Text("budget not shown: no bank.yaml here; name it with --bank"))
     else:
         parts.append(Text(f"epsilon spent by {budget['population']}: {budget['proven']:.4g} of {budget['epsilon']:g}"))
-    done = {(each["run"], each["round"]) for each in shown["attempts"] if each["banks"]}
-    parts.append(Text(f"rounds done: {len(done)}; refusals: {len(shown['refusals'])}"))
+    took_part = {(each["run"], each["round"]) for each in shown["attempts"] if {"Masked", "Contribution"} & {*each["released"]}}
+    parts.append(Text(f"rounds contributed to: {len(took_part)}; refusals: {len(shown['refusals'])}"))
     if shown["refusals"]:
         last = shown["refusals"][-1]
         parts.append(

@@ -4,6 +4,7 @@ A bank's is made of its own record, ledger and transcript; the coordinator's of 
 files that were written as things happened, and what is not known is missing: nothing is reckoned back.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -11,14 +12,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+from federation.budget import noise_of_evaluations
 from federation.config import BankConfig, PrivacyFloor, TrainingConfig, load_bank
 from federation.errors import FactsError, FolderError
 from federation.home import Home
-from federation.progress import Progress, read_events, read_progress
+from federation.progress import Progress, Round, read_events, read_progress
 from federation.record import Decision, decisions
 from federation.registry import Registry
 from federation.roster import Roster
 from federation.verify import Check, Transcripts, check, identities, read_exports
+from privacy.evaluation import SENSITIVITY
 from privacy.ledger import Ledger
 from privacy.secagg.identity import fingerprint
 from privacy.secagg.transcript import read
@@ -87,7 +90,7 @@ def coordinator_dossier(home: Path, run: str, exports: Sequence[Path]) -> Dossie
         "protection": protection(training, roster.colluders),
         "terms": _terms(training, progress, read_events(run_of(home, run) / "events.jsonl")),
         "privacy": training.privacy and privacy_of(training.privacy, len(roster.members)),
-        "rounds": [asdict(each) for each in progress.rounds],
+        "rounds": [asdict(each) | {"errors": errors_of(training, each)} for each in progress.rounds],
         "refusals": [asdict(each) for each in progress.refusals],
         "failures": [asdict(each) for each in progress.failures],
         "transcripts": _checked(check(read_exports(exports, keys), keys)) if exports else None,
@@ -164,6 +167,20 @@ def privacy_of(floor: PrivacyFloor, banks: int) -> dict[str, Any]:
             "A customer of several banks is protected by each for itself: what they spend adds up.",
         ],
     }
+
+
+def errors_of(training: TrainingConfig, round: Round) -> dict[str, float]:
+    """Standard errors of a round's metrics, by the noise that banks have added; none where there is none.
+
+    Each bank's sum of correctness and its number of units have noise of the same deviation (privacy/evaluation.py); accuracy is the ratio
+    of the banks' sums, and its error that of a ratio to first order.
+    """
+    noise = noise_of_evaluations(training)
+    if noise is None or training.aggregation.most_units is None or not {"accuracy", "count"} <= round.metrics.keys():
+        return {}
+    accuracy, count = round.metrics["accuracy"], round.metrics["count"]
+    deviation = noise * SENSITIVITY * math.sqrt(len(round.banks))
+    return {"accuracy": deviation * math.sqrt(1 + accuracy**2) / count, "count": deviation}
 
 
 def budget_of(config: BankConfig) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def render(dossier: Dossier) -> str:
             dossier=dossier,
             headline=_headline(dossier),
             metrics=metric_names(dossier.get("rounds", [])),
-            errors=any(name.endswith("_error") for each in dossier.get("rounds", []) for name in each["metrics"]),
+            errors=any(each["errors"] for each in dossier.get("rounds", [])),
             exchanges=EXCHANGES,
             pictures={name: svg(figure) for name, figure in drawn.items() if figure},
         )
@@ -47,8 +47,8 @@ def render(dossier: Dossier) -> str:
 
 
 def metric_names(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
-    """All that any round reports, in the order of their first coming; not their standard errors."""
-    return list(dict.fromkeys(name for each in rounds for name in each["metrics"] if not name.endswith("_error")))
+    """All that any round reports, in the order of their first coming."""
+    return list(dict.fromkeys(name for each in rounds for name in each["metrics"]))
 
 
 def _headline(dossier: Dossier) -> list[tuple[str, str]]:
@@ -79,7 +79,7 @@ def _metrics_picture(rounds: Sequence[Mapping[str, Any]]) -> "Figure | None":
     for name, colour in zip(names, ("accent", "second", "good", "warn"), strict=False):
         known = [each for each in rounds if name in each["metrics"]]
         after, values = [each["round"] - 1 for each in known], [each["metrics"][name] for each in known]
-        errors = [each["metrics"].get(f"{name}_error", 0.0) for each in known]
+        errors = [each["errors"].get(name, 0.0) for each in known]
         axes.errorbar(after, values, errors, label=name, color=COLOURS[colour], marker="o", markersize=4, linewidth=1.7, capsize=3)
     axes.set(xlabel="rounds behind the model", ylabel=names[0] if len(names) == 1 else "")
     axes.locator_params(axis="x", integer=True)

@@ -23,9 +23,10 @@ SENT = ("Keys", "Shares", "Masked", "View", "Reveal", "Receipt")
 EXCHANGES = ("keys", "shares", "update", "view", "reveal", "receipt")
 
 
-def make_run(home: Path, rounds: int, run: str = "spring") -> Path:
-    """Of so many aggregated rounds. In the first birch refused, and its first attempt failed; the metrics are of what each began with."""
+def make_run(home: Path, rounds: int, run: str = "spring", **changes: Any) -> Path:
+    """Of so many aggregated rounds, with other words in its `training` block. At first birch refused, and the first attempt failed."""
     config = yaml.safe_load(FEDERATION) | {"name": "orchard", "hosts": ["localhost"]}
+    config["training"] |= changes
     write_bytes(home / "federation.yaml", yaml.safe_dump(config).encode())
     training = Registry(home).config.training
     assert training is not None
@@ -53,7 +54,7 @@ def make_run(home: Path, rounds: int, run: str = "spring") -> Path:
                         "bytes_out": 90,
                     }
                     events.append(_event(clock, "exchange", **exchange))
-                metrics = {"accuracy": 0.4 + 0.05 * round, "accuracy_error": 0.03, "count": 812.5}
+                metrics = {"accuracy": 0.4 + 0.05 * round, "count": 812.5}
                 journal.close_round(round, attempt, _state(round), banks, metrics)
                 events.append(_event(clock, "round", round=round, banks=banks, metrics=metrics, seconds=42.0))
     status = {
