@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from federation.roster import Roster
     from federation.verify import Check
 
 app = typer.Typer()
@@ -23,6 +24,7 @@ def report(
     run: Annotated[str | None, typer.Option(help="Of the coordinator: which run.")] = None,
     bank: Annotated[Path | None, typer.Option(help="Of a bank: its bank.yaml, else that in --home.", metavar="bank.yaml")] = None,
     transcript: Annotated[list[Path], typer.Option(help="Of a bank, as it exported it; may be repeated.", metavar="FILE")] = [],  # noqa: B006
+    roster: Annotated[list[Path], typer.Option(help="Of a bank: an older one, with keys that were replaced.", metavar="ROSTER")] = [],  # noqa: B006
     output: Annotated[Path | None, typer.Option(help="Where it goes; else report/ in --home.", metavar="DIR")] = None,
 ) -> None:
     """Write the dossier for compliance and regulator: one page that needs nothing else, and the same as JSON."""
@@ -31,7 +33,7 @@ def report(
     from federation.report_page import write_dossier
 
     if side_of(home) == "bank":
-        dossier = bank_dossier(home, bank or home / "bank.yaml", transcript)
+        dossier = bank_dossier(home, bank or home / "bank.yaml", transcript, _signed(roster))
     elif run is None:
         raise FactsError("a coordinator's dossier is of one run", f"name it with --run; {home / 'runs'} has them")
     else:
@@ -57,13 +59,15 @@ def status(
 
     console = Console(highlight=False, markup=False, emoji=False)
     if side_of(home) == "bank":
-        shown, drawn = (found := read_bank(home, bank or home / "bank.yaml")), of_bank(found)
+        shown = read_bank(home, bank or home / "bank.yaml")
+        drawn = of_bank(shown)
     else:
         run = run or newest_run(home)
         if console.is_terminal and not (once or as_json):
             watch(home, run, console)
             return
-        shown, drawn = (found := read_run(home, run)), of_run(found, time.time())
+        shown = read_run(home, run)
+        drawn = of_run(shown, time.time())
     if as_json:
         print(json.dumps(shown))
     else:
@@ -96,15 +100,10 @@ def verify_transcripts(
     as_json: AsJson = False,
 ) -> None:
     """Bank or auditor: do the banks' accounts of all sessions agree? Exit code 1 where they do not."""
-    from federation.files import read
     from federation.home import Home
-    from federation.roster import SignedRoster
     from federation.verify import check, identities, read_exports
 
-    signed = [read(SignedRoster, path) for path in roster]
-    for each in signed:
-        each.check_complete()
-    keys = identities([each.roster for each in signed] or [Home(home).roster_in_force])
+    keys = identities(_signed(roster) or [Home(home).roster_in_force])
     found = check(read_exports(transcripts, keys), keys)
     if as_json:
         print(json.dumps(asdict(found) | {"others": found.others, "findings": [asdict(each) for each in found.findings]}))
@@ -114,18 +113,29 @@ def verify_transcripts(
         raise typer.Exit(1)
 
 
+def _signed(paths: list[Path]) -> "list[Roster]":
+    from federation.files import read
+    from federation.roster import SignedRoster
+
+    signed = [read(SignedRoster, path) for path in paths]
+    for each in signed:
+        each.check_complete()
+    return [each.roster for each in signed]
+
+
 def _show_check(found: "Check") -> None:
     from rich.table import Table
 
     from consortium.tables import print_whole
+    from federation.report_page import EXCHANGES
 
     table = Table("session", "", *found.banks, "", box=None, padding=(0, 2))
     for session in found.sessions:
-        reached = [f"exchange {session.reached[bank]}" if bank in session.reached else "not in it" for bank in found.banks]
+        reached = [f"to {EXCHANGES[session.reached[bank]]}" if bank in session.reached else "not in it" for bank in found.banks]
         table.add_row(session.session[:16], session.title, *reached, "DIFFER" if session.findings else "agree")
     print_whole(table)
     for finding in found.findings:
-        print(f"session {finding.session[:16]}, exchange {finding.exchange}: {finding.what}")
+        print(f"session {finding.session[:16]}, {EXCHANGES[finding.exchange]}: {finding.what}")
     if found.others:
         print(f"not given: transcripts of {', '.join(found.others)}, which took part")
     count = f"{len(found.sessions)} session{'s' if len(found.sessions) != 1 else ''}"

@@ -80,7 +80,7 @@ def coordinator_dossier(home: Path, run: str, exports: Sequence[Path]) -> Dossie
             f"{home / 'federation.yaml'} is not what the run {run} began with", "put back the one it began with: banks agreed to it"
         )
     if roster is None:
-        raise FolderError(f"{home}: no roster that all have signed")
+        raise FolderError(f"{home}: no roster that all have signed", "consortium federation roster gather COPY...")
     keys = identities(signed.roster for signed in registry.rosters if not signed.missing)
     return _common("coordinator", roster) | {
         "run": run,
@@ -97,11 +97,14 @@ def coordinator_dossier(home: Path, run: str, exports: Sequence[Path]) -> Dossie
     }
 
 
-def bank_dossier(home: Path, config: Path, exports: Sequence[Path]) -> Dossier:
-    """Of a bank. Raises FolderError, JournalError, LedgerError, ConfigError; VaultError and NotTrusted for transcripts."""
+def bank_dossier(home: Path, config: Path, exports: Sequence[Path], older: Sequence[Roster] = ()) -> Dossier:
+    """Of a bank; `older` rosters are those with keys that were replaced since.
+
+    Raises FolderError, JournalError, LedgerError, ConfigError; VaultError and NotTrusted for transcripts.
+    """
     bank, own = Home(home), load_bank(config)
     roster, noted = bank.roster_in_force, decisions(record_of(home))
-    keys = identities([roster])
+    keys = identities([roster, *older])
     transcripts: Transcripts = read_exports(exports, keys)
     if (path := transcript_of(home)).exists():
         name, known, _ = read(path)

@@ -5,7 +5,7 @@ show a transcript as another bank's, and a bank cannot disown its own. What is l
 
 - Each line follows from the one before it, and the file is signed by the bank's identity in a roster.
 - All that stands there as said by a bank is signed by that bank. A line that is not was made up by the bank whose transcript it is in.
-- What a bank signed for others stands in its own transcript: a session, or a line, that is gone there was cut out.
+- What a bank signed for others stands in its own transcript; else it was cut out there, or moved from another session by who holds it.
 - What two banks have of one thing is the same; else the coordinator showed them different things, or somebody lies.
 - Each receipt is for the sum that the bank which holds it was sent.
 
@@ -33,8 +33,9 @@ Identities = Mapping[str, frozenset[bytes]]
 Transcripts = Mapping[str, Sequence[Fact]]
 """By bank"""
 
-_SIGNED = re.compile(r"(?:keys|shares|masked|view|reveal|receipt) of (?P<bank>\S+)|box from (?P<giver>\S+) to \S+")
-_HEADER = re.compile(r"header of (round \d+, attempt \d+, run .*)", re.DOTALL)
+_SIGNED = re.compile(r"(?:keys|shares|masked|view|reveal|receipt) of (?P<bank>[!-~]+)|box from (?P<giver>[!-~]+) to [!-~]+")
+_HEADER = re.compile(r"header of (round \d+, attempt \d+, run [ -~]+)")
+_SAID = ("banks with keys", "members", "online", "sum")
 _HASH, _HEX = re.compile("[0-9a-f]{64}"), re.compile("([0-9a-f]{2})*")
 
 
@@ -96,7 +97,10 @@ def export(transcript: Path, output: Path, identity: Identity) -> int:
         raise FolderError(f"{output}: is there already", "name a new file: nothing of yours is to be written over")
     bank, known, end = read(transcript) if transcript.exists() else ("", [], chain.START)
     if bank != identity.name:
-        raise VaultError(f"{transcript}: {f'the transcript of {bank}' if bank else 'no transcript'}, expected that of {identity.name}")
+        found = f"the transcript of {bank}" if bank else "no transcript"
+        raise VaultError(
+            f"{transcript}: {found}, expected that of {identity.name}", "is it the right folder, and was the bank in a session?"
+        )
     with translated(transcript):
         whole = transcript.read_bytes()[: end.size]
     row = {"signed": end.hash.hex(), "signature": identity.sign(_text(end.hash)).hex()}
@@ -149,16 +153,16 @@ def _cut_out(transcripts: Transcripts) -> Iterator[Finding]:
     """What a bank signed, as another holds it, and its own transcript lacks; of a session that is gone whole only that."""
     own = {bank: {(fact.session, fact.what) for fact in known} for bank, known in transcripts.items()}
     sessions = {bank: {session for session, _ in known} for bank, known in own.items()}
-    seen: set[tuple[str | None, str, str]] = set()
+    seen: set[tuple[str, str, str]] = set()
     for holder, fact in _facts(transcripts):
         signer = _signer(fact.what)
-        if signer not in own or (fact.session, fact.what) in own[signer]:
+        if signer is None or signer not in own or (fact.session, fact.what) in own[signer]:
             continue
         lacks = f"its {fact.what}" if fact.session in sessions[signer] else "this session"
         if (signer, fact.session, lacks) not in seen:
             seen.add((signer, fact.session, lacks))
             what = f"the transcript of {signer} lacks {lacks}; {holder} has {fact.what} with its signature"
-            yield Finding(fact.session, fact.exchange, (signer,), what)
+            yield Finding(fact.session, fact.exchange, (signer, holder), what)
 
 
 def _two_stories(transcripts: Transcripts) -> Iterator[Finding]:
@@ -213,8 +217,8 @@ def _read_export(path: Path, keys: Identities) -> tuple[str, list[Fact]]:
         first, *lines, last = rows
         bank, known = first["bank"], [Fact(**row) for row in lines]
         head, signature = bytes.fromhex(last["signed"]), bytes.fromhex(last["signature"])
-        if not all(_HASH.fullmatch(fact.session) and _HASH.fullmatch(fact.digest) and _HEX.fullmatch(fact.signature) for fact in known):
-            raise ValueError("a hash that is none")
+        if not all(map(_is_fact, known)):
+            raise ValueError("a line that no bank writes")
     except chain.BROKEN as error:
         raise VaultError(
             f"{path}: not a transcript that its bank has signed", "ask the bank for one: consortium federation export-transcript OUTPUT"
@@ -224,6 +228,13 @@ def _read_export(path: Path, keys: Identities) -> tuple[str, list[Fact]]:
     if chain.link(head, last) != end.hash or not any(signed_by(key, signature, _text(head)) for key in keys[bank]):
         raise NotTrusted(f"{path}: not signed by {bank}", "ask the bank itself for its transcript, and not who sent this one")
     return bank, known
+
+
+def _is_fact(fact: Fact) -> bool:
+    """Whether it could be one: what follows, and whoever reads it on a terminal, can rely on its form."""
+    what = fact.what in _SAID or _HEADER.fullmatch(fact.what) or _SIGNED.fullmatch(fact.what)
+    hashes = _HASH.fullmatch(fact.session) and _HASH.fullmatch(fact.digest) and _HEX.fullmatch(fact.signature)
+    return bool(what and hashes) and 0 <= fact.exchange <= Receipt.exchange
 
 
 def _text(head: bytes) -> bytes:
