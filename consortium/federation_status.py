@@ -20,6 +20,7 @@ from federation.home import Home
 from federation.record import decisions
 from federation.report import attempts_of, budget_of, record_of, run_of
 from federation.report_page import metric_names
+from privacy.statement import rounded_up
 from trainers.report import number, size
 
 Shown = Mapping[str, Any]
@@ -96,7 +97,7 @@ def of_bank(shown: Shown) -> Group:
     if (budget := shown["budget"]) is None:
         parts.append(Text("budget not shown: no bank.yaml here; name it with --bank"))
     else:
-        parts.append(Text(f"epsilon spent by {budget['population']}: {budget['proven']:.4g} of {budget['epsilon']:g}"))
+        parts.append(Text(f"epsilon spent by {budget['population']}: {rounded_up(budget['proven'], 3):.3f} of {budget['epsilon']:g}"))
     took_part = {(each["run"], each["round"]) for each in shown["attempts"] if {"Masked", "Contribution"} & {*each["released"]}}
     parts.append(Text(f"rounds contributed to: {len(took_part)}; refusals: {len(shown['refusals'])}"))
     if shown["refusals"]:
@@ -107,9 +108,8 @@ def of_bank(shown: Shown) -> Group:
     table = Table("asked at", "run", "round", "attempt", "left the bank", "banks in the sum", "epsilon after", box=None, padding=(0, 2))
     for each in shown["attempts"][-10:]:
         left = f"refused by {', '.join(each['rules'])}" if each["rules"] else ", ".join(each["released"]).lower() or "nothing"
-        table.add_row(
-            each["time"], each["run"], str(each["round"]), str(each["attempt"]), left, each["banks"] or "–", number(each["epsilon"])
-        )
+        after = "–" if each["epsilon"] is None else f"{rounded_up(each['epsilon'], 3):.3f}"
+        table.add_row(each["time"], each["run"], str(each["round"]), str(each["attempt"]), left, each["banks"] or "–", after)
     return Group(*parts, table if shown["attempts"] else Text("asked nothing yet"))
 
 

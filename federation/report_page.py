@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from federation.config import Timeouts
 from federation.files import translated, write_bytes
 from federation.report import Dossier
+from privacy.statement import rounded_up
 from trainers.pictures import COLOURS, DASHED, new_figure, svg
 from trainers.report import number, templates
 
@@ -32,18 +33,20 @@ def write_dossier(folder: Path, dossier: Dossier) -> Path:
 def render(dossier: Dossier) -> str:
     """The page."""
     drawn = {"metrics": _metrics_picture(dossier.get("rounds", [])), "budget": _budget_picture(dossier.get("budget"))}
-    return (
-        templates(Path(__file__).parent, escape=True)
-        .get_template("dossier.html.j2")
-        .render(
-            dossier=dossier,
-            headline=_headline(dossier),
-            metrics=metric_names(dossier.get("rounds", [])),
-            errors=any(each["errors"] for each in dossier.get("rounds", [])),
-            exchanges=EXCHANGES,
-            pictures={name: svg(figure) for name, figure in drawn.items() if figure},
-        )
+    environment = templates(Path(__file__).parent, escape=True)
+    environment.filters["epsilon"] = _epsilon
+    return environment.get_template("dossier.html.j2").render(
+        dossier=dossier,
+        headline=_headline(dossier),
+        metrics=metric_names(dossier.get("rounds", [])),
+        errors=any(each["errors"] for each in dossier.get("rounds", [])),
+        exchanges=EXCHANGES,
+        pictures={name: svg(figure) for name, figure in drawn.items() if figure},
     )
+
+
+def _epsilon(value: float | None) -> str:
+    return "–" if value is None else f"{rounded_up(value, 3):.3f}"
 
 
 def metric_names(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -58,7 +61,7 @@ def _headline(dossier: Dossier) -> list[tuple[str, str]]:
     common = [("refusals", number(len(dossier["refusals"]))), ("transcripts", verdict)]
     if dossier["side"] == "bank":
         budget = dossier["budget"]
-        spent = f"{number(budget['proven'])} of {budget['epsilon']:g}"
+        spent = f"{_epsilon(budget['proven'])} of {budget['epsilon']:g}"
         return [("epsilon spent", spent), ("attempts asked for", number(len(dossier["attempts"]))), *common]
     training = [each for each in dossier["rounds"] if each["round"] <= dossier["terms"]["rounds"]]
     privacy = dossier["privacy"]

@@ -36,7 +36,8 @@ def test_a_bank_shows_what_it_answered_and_what_it_has_spent(made: Federation, c
     code, out, _ = consortium("status", "--home", home)
     shown = json.loads(consortium("status", "--home", home, "--json")[1])
     assert code == 0 and out.startswith("alder  orchard, version 1 of the roster")
-    assert f"epsilon spent by retail: {shown['budget']['proven']:.4g} of 4" in out and "rounds contributed to: 2; refusals: 1" in out
+    spent = float(out.partition("epsilon spent by retail: ")[2].partition(" of 4")[0])
+    assert shown["budget"]["proven"] <= spent < shown["budget"]["proven"] + 0.001 and "rounds contributed to: 2; refusals: 1" in out
     assert "most_clip: asked 1.0, allowed 0.5 or less" in out and "keys, shares, masked, view, reveal, receipt" in out
 
 
