@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from consortium.federation_views import app as views
+
 if TYPE_CHECKING:
     from federation.keys import Keys
     from federation.member import Known, Member
@@ -21,6 +23,7 @@ app = typer.Typer(
 )
 roster_app = typer.Typer(help="Rosters: who takes part, version after version.", no_args_is_help=True)
 app.add_typer(roster_app, name="roster")
+app.add_typer(views)
 
 BankHome = Annotated[Path, typer.Option("--home", help="The bank's folder.", metavar="DIR")]
 CoordinatorHome = Annotated[Path, typer.Option("--home", help="The coordinator's folder.", metavar="DIR")]

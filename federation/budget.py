@@ -63,12 +63,26 @@ def plan_round(training: TrainingConfig, bank: BankConfig, kind: Kind) -> RoundB
     Raises PlanError where no noise keeps the promise, BudgetRefused where the population's budget is smaller than it, LedgerError.
     """
     floor, plan = training.privacy, None
-    noise = None if floor is None or training.evaluation != "noised" else _evaluation_noise(floor, _models(training))
+    noise = noise_of_evaluations(training)
     if floor is not None and kind == "train":
         batch = min(training.local.batch, bank.units)
+<<<<<<< HEAD
         any_noise = PrivacyPlan(bank.units, batch, training.local.steps, 0, training.local.clip_norm, 1.0, floor.delta)
         plan = replace(any_noise, noise_multiplier=_training_noise(any_noise, floor, _models(training), noise, _fresh(bank)))
+=======
+        unnoised = PrivacyPlan(
+            bank.units, batch, training.local.steps, 0, training.local.clip_norm, noise_multiplier=1.0, delta=floor.delta
+        )
+        plan = replace(unnoised, noise_multiplier=_training_noise(unnoised, floor, _models(training), noise, _fresh(bank)))
+>>>>>>> dossier
     return RoundBudget(plan, None, noise, None, bank.units)
+
+
+def noise_of_evaluations(training: TrainingConfig) -> float | None:
+    """Their noise multiplier, the same at all banks and so public; None where evaluations are not noised."""
+    if training.privacy is None or training.evaluation != "noised":
+        return None
+    return _evaluation_noise(training.privacy, _models(training))
 
 
 def _models(training: TrainingConfig) -> int:

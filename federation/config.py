@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from cluster.job import ClusterConfig, read_yaml
+from federation.institution import arithmetic
 from federation.member import Name
 from federation.policy import AdapterShape, Evaluation, Method, Policy, Proposal, Sha256
 from privacy.errors import PlanError
@@ -40,6 +41,12 @@ def _refuse_what_needs_each_update(method: Any) -> Any:
             f"training.aggregation.method: {method} {_NEED_EACH_UPDATE[method]}, of which only the sum is seen: use ffa, fedsvd or fedavg"
         )
     return method
+
+
+def _refuse_institution(level: Any) -> Any:
+    if level == "institution":
+        raise ValueError(f"training.privacy.level: institution: {arithmetic(1.0, 1_000_000, 10)}: use customer")
+    return level
 
 
 class BaseModelConfig(Part):
@@ -77,6 +84,8 @@ class PrivacyFloor(Part):
     epsilon_round: float = Field(gt=0)
     """And a round of it"""
     delta: float = Field(gt=0, lt=1)
+    level: Annotated[Literal["customer"], BeforeValidator(_refuse_institution)] = "customer"
+    """Whom the noise hides; to hide whole banks is refused: see federation/institution.py"""
 
 
 class Timeouts(Part):

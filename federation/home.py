@@ -90,6 +90,15 @@ class Home:
         signed.check_complete()
         return signed.roster
 
+    @property
+    def roster_in_force(self) -> Roster:
+        """The same; NotTrusted where there is none yet."""
+        if (roster := self.in_force) is None:
+            raise NotTrusted(
+                f"{self._folder}: no roster that all have signed", "consortium federation sign-roster ROSTER, and again when all have"
+            )
+        return roster
+
     def unconfirmed(self, proposal: SignedRoster, known: Known) -> list[Member]:
         """Peers whose fingerprints have to be confirmed before it can be signed. NotTrusted where it must not be, whatever is confirmed."""
         roster, old, own = proposal.roster, self.in_force, self.keys_in(proposal.roster)

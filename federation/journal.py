@@ -168,6 +168,19 @@ class Journal:
         return load(data)
 
 
+def rounds_of(folder: Path) -> tuple[str, str, list[Round]]:
+    """The run, its configuration's hash and the rounds, for who only reads: while another process has it open, too. Raises JournalError."""
+    rows, _ = chain.follow(_file(folder), JournalError)
+    if not rows:
+        raise JournalError(f"{folder} holds no run", "give the folder of one")
+    try:
+        names = set(Round.__dataclass_fields__)
+        kept = [_round({name: row[name] for name in names}) for row in rows if row["kind"] != "begin"]
+        return rows[0]["run"], rows[0]["config"], kept
+    except (KeyError, TypeError) as error:
+        raise JournalError(f"{_file(folder)}: {error!r}", "written by another version?") from error
+
+
 def _round(row: chain.Row) -> Round:
     return Round(**row | {"banks": tuple(row["banks"])})
 

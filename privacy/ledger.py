@@ -78,6 +78,17 @@ class Status:
     """And of all that count against the budget"""
 
 
+@dataclass(frozen=True)
+class Moment:
+    """How a population stood after a row."""
+
+    time: str
+    """ISO 8601, UTC"""
+    proven: float
+    """Epsilon of all that counted against the budget then"""
+    granted: float
+
+
 class Ledger:
     """An open ledger; to be closed, or used in a `with`. Every method may raise LedgerCorrupt."""
 
@@ -235,6 +246,18 @@ class Ledger:
             reserved if charged == counted else epsilon(charged, filter.delta),
             reserved,
         )
+
+    def history(self, population: str) -> list[Moment]:
+        """After each row that changed what counts against the population's budget, or the budget. Raises LedgerError."""
+        book, last, moments = Book(), self.head().number, list[Moment]()
+        self.book().grant(population)
+        with _translated(self.path):
+            rows = self._connection.execute("SELECT time, kind, population, body FROM rows WHERE number <= ? ORDER BY number", (last,))
+            for time, kind, whose, body in rows:
+                book.read(kind, whose, json.loads(body))
+                if whose == population and kind in ("grant", "reserve", "close"):
+                    moments.append(Moment(time, book.filter(population).proven, book.grant(population).epsilon))
+        return moments
 
     def _charge(self, id: str, steps: int) -> None:
         with self._writing() as book:

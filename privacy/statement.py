@@ -65,7 +65,7 @@ def make_statement(plan: PrivacyPlan, run: Run, charged: Event, verdicts: Verdic
         "private": run.secret,
         "run": run.name,
         "claim": {
-            "epsilon": _rounded_up(check.pld, 4),
+            "epsilon": rounded_up(check.pld, 4),
             "delta": plan.delta,
             "unit": run.unit,
             "most_records_of_a_unit": run.max_records,
@@ -101,8 +101,8 @@ def make_statement(plan: PrivacyPlan, run: Run, charged: Event, verdicts: Verdic
         "history": {
             "ledger": ledger,
             "population_granted": {"epsilon": status.grant.epsilon, "delta": status.grant.delta},
-            "population_charged_epsilon": _rounded_up(status.epsilon_charged, 4),
-            "population_proven_epsilon": _rounded_up(status.filter.proven, 4),
+            "population_charged_epsilon": rounded_up(status.epsilon_charged, 4),
+            "population_proven_epsilon": rounded_up(status.filter.proven, 4),
             "reservations": len(status.reservations),
         },
         "public_inputs": {"base_model": run.base_model, "units": plan.units},
@@ -131,16 +131,17 @@ def paragraph(statement: Mapping[str, Any]) -> str:
 
 def bound(claim: Mapping[str, Any]) -> str:
     """Epsilon and delta in words, never less than they are."""
-    return f"epsilon {_rounded_up(claim['epsilon'], 2):.2f} at delta {claim['delta']:g}"
+    return f"epsilon {rounded_up(claim['epsilon'], 2):.2f} at delta {claim['delta']:g}"
 
 
-def _rounded_up(value: float, digits: int) -> float:
+def rounded_up(value: float, digits: int) -> float:
+    """For who reads an epsilon: never less than it is."""
     return math.ceil(value * 10.0**digits) / 10.0**digits
 
 
-def code_digest() -> str:
-    """SHA-256 over the sources of this package, by name."""
+def code_digest(package: Path = Path(__file__).parent) -> str:
+    """SHA-256 over the sources of a package, this one or another, by name."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
+    for path in sorted(package.rglob("*.py")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()

@@ -1,15 +1,16 @@
 """A bank's account of its sessions: hashes of all it signed, sent and received, each line chained to the one before it.
 
 Nothing in it is secret, so banks exchange these files, past the coordinator, and compare. What one bank signed and another received, and
-what the coordinator should have shown to all alike, stands under the same words in both: a difference shows where somebody lied.
+what the coordinator should have shown to all alike, stands under the same words in both: a difference shows where somebody lied. What a
+bank signed stands there with its signature, so that nobody can put words into another's mouth.
 
 Lines are on disk before the answer they speak of is given out; what a crash tore is written again when the session goes on. Their chain
 (privacy/chain.py) is followed through the newest session when a transcript is opened, however long that is, and from its beginning by
 `verify_transcripts`.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, astuple, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
@@ -27,9 +28,11 @@ class Fact:
     exchange: int
     what: str
     digest: str
+    signature: str = field(default="", compare=False)
+    """Of the digest, by the bank whose message it is; empty for what the coordinator said"""
 
     def __post_init__(self) -> None:
-        if [type(value) for value in astuple(self)] != [str, int, str, str]:
+        if [type(value) for value in astuple(self)] != [str, int, str, str, str]:
             raise TypeError("a fact that is none")
 
 
@@ -47,12 +50,14 @@ class Difference:
 def facts(session: bytes, message: Message) -> Iterator[Fact]:
     """What a message says, and what the messages in it say."""
 
-    def fact(what: str, digest: bytes) -> Fact:
-        return Fact(session.hex(), message.exchange, what, digest.hex())
+    def fact(what: str, digest: bytes, signature: bytes = b"") -> Fact:
+        return Fact(session.hex(), message.exchange, what, digest.hex(), signature.hex())
 
     inner: Sequence[Message] = ()
     match message:
-        case Header() | Online() | Sum():
+        case Header():
+            yield fact(f"header of round {message.round}, attempt {message.attempt}, run {message.run}", message.digest)
+        case Online() | Sum():
             yield fact(type(message).__name__.lower(), message.digest)
         case KeyList():
             yield fact("banks with keys", hashed("banks", names(keys.bank for keys in message.keys)))
@@ -68,9 +73,9 @@ def facts(session: bytes, message: Message) -> Iterator[Fact]:
         case Receipts():
             inner = message.receipts
         case Box():
-            yield fact(f"box from {message.bank} to {message.receiver}", message.digest)
+            yield fact(f"box from {message.bank} to {message.receiver}", message.digest, message.signature)
         case Signed():
-            yield fact(f"{type(message).__name__.lower()} of {message.bank}", message.digest)
+            yield fact(f"{type(message).__name__.lower()} of {message.bank}", message.digest, message.signature)
     for part in inner:
         yield from facts(session, part)
 
@@ -98,23 +103,26 @@ class Transcript:
 
 
 def verify_transcripts(paths: Sequence[Path]) -> Difference | None:
-    """The first difference between banks' transcripts: in the earliest session and its earliest exchange. Raises VaultError for one whose
-    chain is broken."""
+    """The first difference between banks' transcripts. Raises VaultError for one whose chain is broken."""
+    return next(iter(differences({bank: known for bank, known, _ in map(read, paths)})), None)
+
+
+def differences(transcripts: Mapping[str, Sequence[Fact]]) -> list[Difference]:
+    """All between these banks' transcripts, those of the earliest session and its earliest exchange first."""
     claims: dict[tuple[str, str], tuple[str, Fact]] = {}
     sessions: dict[str, int] = {}
     found: list[Difference] = []
-    for path in paths:
-        bank, known, _ = _read(path)
+    for bank, known in transcripts.items():
         for fact in known:
             sessions.setdefault(fact.session, len(sessions))
             other, said = claims.setdefault((fact.session, fact.what), (bank, fact))
             if said != fact:
                 found.append(Difference(fact.session, fact.exchange, fact.what, (other, bank)))
-    return min(found, key=lambda each: (sessions[each.session], each.exchange), default=None)
+    return sorted(found, key=lambda each: (sessions[each.session], each.exchange))
 
 
-def _read(path: Path) -> tuple[str, list[Fact], chain.End]:
-    """Whose it is, what it says, and where it ends."""
+def read(path: Path) -> tuple[str, list[Fact], chain.End]:
+    """Whose it is, what it says, and where it ends. Raises VaultError where its chain is broken."""
     rows, end = chain.follow(path, VaultError)
     try:
         return rows[0]["bank"], [Fact(**row) for row in rows[1:]], end
@@ -136,8 +144,8 @@ def _read_newest(path: Path) -> tuple[str, list[Fact], chain.End]:
             if known and fact.session != known[0].session:
                 break
             if chain.link(before, row) != claimed:
-                return _read(path)
+                return read(path)
             known.append(fact)
         return first["bank"], known, chain.End(size, head)
     except chain.BROKEN:
-        return _read(path)  # it says in which line
+        return read(path)  # it says in which line

@@ -124,7 +124,7 @@ def test_opening_looks_at_the_newest_session_and_verifying_at_all() -> None:
             Transcript(path, "bank")
 
 
-@pytest.mark.parametrize("fact", [{"session": []}, {"exchange": "0"}, {"exchange": True}, {"what": None}, {"digest": 1}])
+@pytest.mark.parametrize("fact", [{"session": []}, {"exchange": "0"}, {"exchange": True}, {"what": None}, {"digest": 1}, {"signature": 2}])
 def test_a_bank_cannot_break_the_comparison_by_what_its_transcript_says(fact: dict[str, object]) -> None:
     with scratch() as folder:
         path = _make_transcript(folder / "transcript.jsonl")
@@ -137,9 +137,9 @@ def test_a_bank_cannot_break_the_comparison_by_what_its_transcript_says(fact: di
 
 
 def test_a_transcript_holds_nothing_secret() -> None:
-    """Names, numbers and hashes."""
+    """Names, numbers, hashes and signatures."""
     with federation(3) as made:
         Session(Server(made.header, made.roster), made.clients()).run()
         rows = [json.loads(line) for line in made.transcript("bank0").read_text().splitlines()]
-        assert {frozenset(row) for row in rows[1:]} == {frozenset(("session", "exchange", "what", "digest", "hash"))}
+        assert {frozenset(row) for row in rows[1:]} == {frozenset(("session", "exchange", "what", "digest", "signature", "hash"))}
         assert all(len(row["digest"]) == 64 for row in rows[1:])
