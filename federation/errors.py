@@ -8,15 +8,9 @@ FederationError                    exit code 1
 ├── CertificateError(ValueError)       1   a TLS certificate that does not hold: its time, its name, its key or who issued it
 ├── AdapterError(ValueError)           2   adapters that do not fit one another, or cannot be added
 ├── JournalError(RuntimeError)         1   a journal or record is damaged, in use, or asked to do what was done otherwise
-<<<<<<< HEAD
-<<<<<<< HEAD
-└── ProcessError(RuntimeError)         1   a process that this side needs has not started, has ended or does not answer
-=======
-└── RunFailed(RuntimeError)            1   a run of rounds cannot go on
->>>>>>> rounds
-=======
+├── ProcessError(RuntimeError)         1   a process that this side needs has not started, has ended or does not answer
+├── RunFailed(RuntimeError)            1   a run of rounds cannot go on
 └── TrainingFailed(RuntimeError)       1   a bank's training job has ended, or answered a round with an error
->>>>>>> local
 """
 
 from privacy.errors import ConsortiumError
@@ -62,15 +56,13 @@ class JournalError(FederationError, RuntimeError):
     """A journal or record is damaged, in use, or asked to do what was done otherwise. It is as it was."""
 
 
-<<<<<<< HEAD
-<<<<<<< HEAD
 class ProcessError(FederationError, RuntimeError):
     """A process that this side needs has not started, has ended or does not answer."""
-=======
+
+
 class RunFailed(FederationError, RuntimeError):
     """A run of rounds cannot go on. Its journal is as it was: it can be taken up again."""
->>>>>>> rounds
-=======
+
+
 class TrainingFailed(FederationError, RuntimeError):
     """A bank's training job has ended, or answered a round with an error. No update has left the bank."""
->>>>>>> local

@@ -1,18 +1,3 @@
-<<<<<<< HEAD
-"""What a bank runs of Flower."""
-
-from flwr.proto.fab_pb2 import GetFabResponse
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-
-
-def fab_of(response: bytes) -> bytes:
-    """The bundle in what the fleet's get-fab answers, read as the SuperNode reads it. ValueError where it cannot be read."""
-    try:
-        content: bytes = GetFabResponse.FromString(response).fab.content
-    except DecodeError as error:
-        raise ValueError("not an answer to get-fab") from error
-    return content
-=======
 """Flower's ClientApp at a bank: it hands the bytes of a message to the bank's own process, and carries the answer back.
 
 Flower starts this anew for every message, so it imports no torch and decides nothing: what a bank does is in bank.py. What goes wrong here
@@ -24,6 +9,8 @@ from pathlib import Path
 
 from flwr.app import Array, ArrayRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.proto.fab_pb2 import GetFabResponse
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from federation import bundle
 from federation.processes import is_held
@@ -69,6 +56,14 @@ def unpacked(record: RecordDict) -> bytes:
     return record.array_records[_LETTER][_LETTER].data
 
 
+def fab_of(response: bytes) -> bytes:
+    """The bundle in what the fleet's get-fab answers, read as the SuperNode reads it. ValueError where it cannot be read."""
+    try:
+        content: bytes = GetFabResponse.FromString(response).fab.content
+    except DecodeError as error:
+        raise ValueError("not an answer to get-fab") from error
+    return content
+
+
 def _failed(message: Message, reason: str) -> Message:
     return Message(Error(_FAILED, reason), reply_to=message)
->>>>>>> flower
