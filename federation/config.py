@@ -25,6 +25,8 @@ Metric = Literal["accuracy"]
 _IN_VECTOR: dict[Metric, tuple[str, ...]] = {"accuracy": ("accuracy", "count")}
 Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9.:-]+$", description="names or addresses of a machine, as in fed.example.com")]
 
+Address = Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+:[0-9]{1,5}$", description="HOST:PORT, as in fed.example.com:9443")]
+
 _NEED_EACH_UPDATE = {
     "flora": "stacks the banks' factors",
     "fedex": "multiplies each bank's factors",
@@ -236,6 +238,8 @@ class BankConfig(Part):
     """The customers' name in the ledger"""
     ledger: Path
     cluster: ClusterConfig = ClusterConfig()
+    coordinator: Address | None = None
+    """Where its gateway listens; simulations have none"""
     policy: Policy
 
 

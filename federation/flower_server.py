@@ -163,6 +163,12 @@ class SuperLink:
         with self._control() as control:
             return control.RegisterNode(RegisterNodeRequest(public_key=public_key_to_bytes(key), name=bank.name)).node_id
 
+    def let_in(self, newer: Roster, older: Roster) -> None:
+        """Banks that have joined, and those with a new node key. Raises FolderError too."""
+        new = [bank for bank in newer.members if bank.name not in older.names or bank.node != older.member(bank.name).node]
+        nodes = {name: node for name, node in Running.at(self.home).nodes.items() if name in newer.names}
+        write(_folder(self.home) / "running.json", Running(port=self.port, nodes=nodes | {bank.name: self.register(bank) for bank in new}))
+
     def start(self, run: str) -> int:
         """Flower's number of a ServerApp that runs it."""
         content = bundle.build()

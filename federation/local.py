@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.job import JobSpec, write_job
 from federation.aggregate import Adapter
@@ -27,6 +27,9 @@ from trainers.errors import ConfigError, RunBusyError
 from trainers.lease import check_free
 from trainers.orders import READY, STOP, Evaluation, Failed, Order, PrivateSteps, unpack_answer
 from trainers.spool import Spool
+
+if TYPE_CHECKING:
+    from trainers.model import Loaded
 
 HELD_OUT = 0.1
 """Share of the units that a noised evaluation is on, where the bank's data block says nothing"""
@@ -190,18 +193,34 @@ def initial_adapter(training: TrainingConfig, base_model: Path, seed: int) -> Ad
 
     The base model is loaded for it, in float32 and main memory. Raises ModelError.
     """
+    loaded, names = _new_model(training, base_model, seed)
+    parameters = dict(loaded.module.named_parameters())
+    return {on_disk: parameters[name].detach().numpy().copy() for name, on_disk in names.items()}
+
+
+def write_start(training: TrainingConfig, base_model: Path, seed: int, folder: Path) -> None:
+    """The same as a new folder in Hugging Face layout, with its tokenizer. Raises ModelError, OSError."""
+    from trainers.model import save_trained
+
+    loaded, names = _new_model(training, base_model, seed)
+    tensors = {name: tensor for name, tensor in loaded.module.state_dict().items() if name in names}
+    save_trained(loaded, tensors, folder, labels=training.labels)
+
+
+def _new_model(training: TrainingConfig, base_model: Path, seed: int) -> "tuple[Loaded, dict[str, str]]":
+    """The model with a new adapter, and the names on disk of the parameters that are the adapter's."""
     import torch
 
     from trainers.config import ModelConfig
-    from trainers.model import add_adapters, load_base, load_tokenizer, names_on_disk
+    from trainers.model import Loaded, add_adapters, load_base, load_tokenizer, names_on_disk
     from trainers.worker import quiet
 
     quiet()
     model = ModelConfig(path=str(base_model), dtype="float32")
-    base = load_base(model, training.task, load_tokenizer(model), labels=training.labels, device=torch.device("cpu"), seed=seed)
+    tokenizer = load_tokenizer(model)
+    base = load_base(model, training.task, tokenizer, labels=training.labels, device=torch.device("cpu"), seed=seed)
     module = add_adapters(base, method_of(training), training.task, quantized=False)
-    parameters = dict(module.named_parameters())
-    return {on_disk: parameters[name].detach().numpy().copy() for name, on_disk in names_on_disk(module).items()}
+    return Loaded(module, base, tokenizer), names_on_disk(module)
 
 
 class _Job:

@@ -40,12 +40,12 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     folder = _make_model(tmp_path / "model")
     (folder / "pytorch_model.bin").write_bytes(b"")
 
-    with pytest.raises(FactsError, match="pytorch_model.bin is pickled"):
+    with pytest.raises(FactsError, match=r"pytorch_model\.bin is pickled"):
         base_model_hash(folder)
 
 
 def test_what_is_no_model_says_so(tmp_path: Path) -> None:
-    with pytest.raises(FactsError, match="no config.json"):
+    with pytest.raises(FactsError, match=r"no config\.json"):
         base_model_hash(tmp_path)
     with pytest.raises(FolderError, match="No such file"):
         base_model_hash(tmp_path / "nowhere")

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from consortium.federation.options import BANK, BankHome
+
 if TYPE_CHECKING:
     from federation.roster import Roster
     from federation.verify import Check
 
 app = typer.Typer()
-BankHome = Annotated[Path, typer.Option("--home", help="The bank's folder.", metavar="DIR")]
 Folder = Annotated[Path, typer.Option("--home", help="The bank's folder, or the coordinator's.", metavar="DIR")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-_BANK = Path("bank")
 
 
 @app.command()
 def report(
-    home: Folder = _BANK,
+    home: Folder = BANK,
     run: Annotated[str | None, typer.Option(help="Of the coordinator: which run.")] = None,
     bank: Annotated[Path | None, typer.Option(help="Of a bank: its bank.yaml, else that in --home.", metavar="bank.yaml")] = None,
     transcript: Annotated[list[Path], typer.Option(help="Of a bank, as it exported it; may be repeated.", metavar="FILE")] = [],  # noqa: B006
@@ -43,7 +43,7 @@ def report(
 
 @app.command()
 def status(
-    home: Folder = _BANK,
+    home: Folder = BANK,
     run: Annotated[str | None, typer.Option(help="Of the coordinator: which run, else the one last heard of.")] = None,
     bank: Annotated[Path | None, typer.Option(help="Of a bank: its bank.yaml, else that in --home.", metavar="bank.yaml")] = None,
     once: Annotated[bool, typer.Option("--once", help="Do not go on showing it.")] = False,
@@ -54,7 +54,7 @@ def status(
 
     from rich.console import Console
 
-    from consortium.federation_status import newest_run, of_bank, of_run, read_bank, read_run, watch
+    from consortium.federation.status import newest_run, of_bank, of_run, read_bank, read_run, watch
     from federation.report import side_of
 
     console = Console(highlight=False, markup=False, emoji=False)
@@ -78,7 +78,7 @@ def status(
 @app.command("export-transcript")
 def export_transcript(
     output: Annotated[Path, typer.Argument(help="New file, for the other banks and for auditors.", metavar="OUTPUT")],
-    home: BankHome = _BANK,
+    home: BankHome = BANK,
 ) -> None:
     """Bank: write its account of all sessions, signed by it. Hashes and signatures; nothing in it is secret."""
     from federation.home import Home
@@ -93,7 +93,7 @@ def export_transcript(
 @app.command("verify-transcripts")
 def verify_transcripts(
     transcripts: Annotated[list[Path], typer.Argument(help="As banks exported them.", metavar="FILE...")],
-    home: BankHome = _BANK,
+    home: BankHome = BANK,
     roster: Annotated[
         list[Path], typer.Option(help="In place of the one in force in --home; several where keys were replaced.", metavar="ROSTER")
     ] = [],  # noqa: B006

@@ -74,6 +74,29 @@ def watch(home: Path, run: str, console: Console) -> None:
             return
 
 
+def line(event: Shown) -> str:
+    """An event of a run, for a log."""
+    match event["event"]:
+        case "run_started":
+            text = f"{event['run']} begins with round {event['round']} of {event['rounds']}"
+        case "attempt":
+            what = "evaluation of the final model" if event["kind"] == "evaluate" else f"round {event['round']}"
+            text = f"{what}, attempt {event['attempt']}: {', '.join(event['banks'])}"
+        case "exchange":
+            moved = f"received {size(event['bytes_in'])}, sent {size(event['bytes_out'])}"
+            text = f"  {event['name']}: {event['answered']} of {event['of']} banks, {event['seconds']:.1f} s, {moved}"
+        case "refusal":
+            text = f"  {event['bank']} refuses by {event['rule']}: asked {event['asked']}, allowed {event['allowed']}"
+        case "failure":
+            text = f"  {event['bank']}: {event['message']}"
+        case "round":
+            metrics = "".join(f", {name} {number(value)}" for name, value in event["metrics"].items())
+            text = f"  the sum of {', '.join(event['banks'])} in {event['seconds']:.1f} s{metrics}"
+        case other:
+            text = f"{other.replace('_', ' ')} {event.get('message', '')}".rstrip()
+    return f"{time.strftime('%H:%M:%S', time.localtime(event['time']))}  {text}"
+
+
 def of_run(shown: Shown, now: float) -> Group:
     """A run: where it is, what its banks do, what they report."""
     ended = shown["state"] not in _GOING_ON

@@ -11,27 +11,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from consortium.federation_views import app as views
+from consortium.federation.options import BANK, COORDINATOR, BankHome, CoordinatorHome
 
 if TYPE_CHECKING:
     from federation.keys import Keys
     from federation.member import Known, Member
     from federation.roster import Roster
 
-app = typer.Typer(
-    help="Banks that train one adapter together: keys, certificates and the roster that all have signed.", no_args_is_help=True
-)
+app = typer.Typer()
 roster_app = typer.Typer(help="Rosters: who takes part, version after version.", no_args_is_help=True)
 app.add_typer(roster_app, name="roster")
-app.add_typer(views)
 
-BankHome = Annotated[Path, typer.Option("--home", help="The bank's folder.", metavar="DIR")]
-CoordinatorHome = Annotated[Path, typer.Option("--home", help="The coordinator's folder.", metavar="DIR")]
 KnownFile = Annotated[
     Path | None, typer.Option("--known", help='Fingerprints from another channel: {"fingerprints": {"NAME": "..."}}.', metavar="FILE")
 ]
 RosterFile = Annotated[Path, typer.Argument(help="As the coordinator sent it.", metavar="ROSTER")]
-_BANK, _COORDINATOR = Path("bank"), Path("coordinator")
 
 
 @app.command()
@@ -50,7 +44,7 @@ def init(
 @app.command()
 def keygen(
     name: Annotated[str, typer.Argument(help="The bank's, as all will see it: a-z, 0-9, . and -", metavar="NAME")],
-    home: BankHome = _BANK,
+    home: BankHome = BANK,
     rotate: Annotated[bool, typer.Option("--rotate", help="Others beside those there are, to replace them.")] = False,
 ) -> None:
     """Bank: make keys at home. Private ones never leave the folder."""
@@ -63,7 +57,7 @@ def keygen(
 
 @app.command()
 def request(
-    output: Annotated[Path, typer.Argument(help="New file, to be mailed to the coordinator.", metavar="OUTPUT")], home: BankHome = _BANK
+    output: Annotated[Path, typer.Argument(help="New file, to be mailed to the coordinator.", metavar="OUTPUT")], home: BankHome = BANK
 ) -> None:
     """Bank: write the public keys into a request; new keys are signed by those of the roster in force."""
     from federation.errors import FolderError
@@ -82,7 +76,7 @@ def request(
 @app.command()
 def approve(
     requests: Annotated[list[Path], typer.Argument(help="As banks sent them.", metavar="REQUEST...")],
-    home: CoordinatorHome = _COORDINATOR,
+    home: CoordinatorHome = COORDINATOR,
     known: KnownFile = None,
 ) -> None:
     """Coordinator: take banks' requests, each fingerprint typed in as the bank has told it, and issue their certificates."""
@@ -103,7 +97,7 @@ def approve(
 
 @app.command()
 def accept(
-    certificate: Annotated[Path, typer.Argument(help="As the coordinator sent it.", metavar="CERTIFICATE")], home: BankHome = _BANK
+    certificate: Annotated[Path, typer.Argument(help="As the coordinator sent it.", metavar="CERTIFICATE")], home: BankHome = BANK
 ) -> None:
     """Bank: check and keep the TLS certificate that the coordinator sent."""
     from federation.home import Home
@@ -113,7 +107,7 @@ def accept(
 
 
 @app.command()
-def renew(home: CoordinatorHome = _COORDINATOR) -> None:
+def renew(home: CoordinatorHome = COORDINATOR) -> None:
     """Coordinator: fresh certificates for the same keys, its own and the banks'. The roster stays as it is."""
     from federation.registry import Registry
 
@@ -124,7 +118,7 @@ def renew(home: CoordinatorHome = _COORDINATOR) -> None:
 @app.command("sign-roster")
 def sign_roster(
     roster: RosterFile,
-    home: BankHome = _BANK,
+    home: BankHome = BANK,
     known: KnownFile = None,
     vouched: Annotated[Path | None, typer.Option(help="Peers' identity keys as certificates (PEM), with --trust.", metavar="FILE")] = None,
     trust: Annotated[Path | None, typer.Option(help="Whose certificates those are: an authority you trust.", metavar="CA.pem")] = None,
@@ -158,7 +152,7 @@ def sign_roster(
 
 @roster_app.command("propose")
 def propose(
-    home: CoordinatorHome = _COORDINATOR,
+    home: CoordinatorHome = COORDINATOR,
     without: Annotated[list[str], typer.Option(help="A bank that is to leave; may be repeated.", metavar="NAME")] = [],  # noqa: B006
 ) -> None:
     """Coordinator: write the next version, of all who are approved, for the banks to sign."""
@@ -170,7 +164,7 @@ def propose(
 
 @roster_app.command("gather")
 def gather(
-    copies: Annotated[list[Path], typer.Argument(help="As banks sent them back.", metavar="COPY...")], home: CoordinatorHome = _COORDINATOR
+    copies: Annotated[list[Path], typer.Argument(help="As banks sent them back.", metavar="COPY...")], home: CoordinatorHome = COORDINATOR
 ) -> None:
     """Coordinator: put the banks' signatures together."""
     from federation.registry import Registry

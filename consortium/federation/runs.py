@@ -1,0 +1,129 @@
+"""`consortium federation coordinator | bank | run | resume | stop`: what runs, and what is ordered of it."""
+
+import contextlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from consortium.federation.options import BANK, COORDINATOR, BankHome, CoordinatorHome
+
+app = typer.Typer()
+Name = Annotated[str, typer.Argument(help="Of the run: a-z, 0-9, . and -", metavar="RUN")]
+_LOOK_SECONDS = 1.0
+
+
+@app.command()
+def coordinator(
+    home: CoordinatorHome = COORDINATOR,
+    host: Annotated[str, typer.Option(help="Address to listen on for banks: 0.0.0.0 for all of this machine's.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="For banks; 0 for a free one.", min=0, max=65535)] = 9443,
+) -> None:
+    """Coordinator: start Flower and the gateway before it, and keep them running until Ctrl-C."""
+    from federation.sides import coordinate
+
+    _until_interrupted(lambda: coordinate(home.resolve(), host=host, port=port, tell=_tell))
+
+
+@app.command()
+def bank(config: Annotated[Path, typer.Argument(help="The bank's file.", metavar="BANK.yaml")], home: BankHome = BANK) -> None:
+    """Bank: take part, by what BANK.yaml allows, until Ctrl-C. A run that goes on meanwhile loses this bank until it is there again."""
+    from federation.sides import take_part
+
+    _until_interrupted(lambda: take_part(home.resolve(), config.resolve(), tell=_tell))
+
+
+@app.command()
+def run(
+    name: Name,
+    base_model: Annotated[Path, typer.Option(help="Directory of the base model, for the adapter that the run starts from.", metavar="DIR")],
+    home: CoordinatorHome = COORDINATOR,
+    seed: Annotated[int, typer.Option(help="Of that adapter.", min=0)] = 0,
+) -> None:
+    """Coordinator: begin a run and show it to its end. Ctrl-C leaves it running."""
+    from federation.member import check_name
+    from federation.sides import begin_run
+
+    begin_run(home.resolve(), check_name(name), base_model, seed)
+    _order(home.resolve(), name)
+
+
+@app.command()
+def resume(name: Name, home: CoordinatorHome = COORDINATOR) -> None:
+    """Coordinator: go on with a run that was stopped, has failed or whose machine has died, at the round it was in, as a new attempt."""
+    from federation.report import run_of
+
+    run_of(home, name)
+    _order(home.resolve(), name)
+
+
+@app.command()
+def stop(name: Name, home: CoordinatorHome = COORDINATOR) -> None:
+    """Coordinator: end a run after the exchange that goes on. It can be resumed."""
+    from federation.files import write_bytes
+    from federation.report import run_of
+
+    write_bytes(run_of(home, name) / "stop", b"")
+    print(f"{name} ends after the exchange that goes on; consortium federation resume {name} --home {home}")
+
+
+def _order(home: Path, name: str) -> None:
+    """Start it, and show it until it is over. Raises RunFailed."""
+    from federation.errors import RunFailed
+    from federation.sides import ordered
+
+    with ordered(home, name) as flower:
+        try:
+            shown = _follow(home, name, flower)
+        except KeyboardInterrupt:
+            print(f"{name} goes on; consortium federation status --home {home} shows it")
+            return
+    match shown["state"]:
+        case "finished":
+            print(f"result   {home / 'runs' / name / 'result'}\nreport   consortium federation report --home {home} --run {name}")
+        case "stopped":
+            print(f"stopped; consortium federation resume {name} --home {home}")
+        case "failed":
+            raise RunFailed(str(shown["message"]), f"consortium federation resume {name} --home {home} takes it up again")
+        case _:
+            raise RunFailed(
+                f"the run's process has ended: {flower()}",
+                f"consortium federation resume {name} goes on with it; what the process said is in {home / 'logs' / 'serverapps.log'}",
+            )
+
+
+def _follow(home: Path, name: str, flower: Callable[[], str]) -> dict[str, Any]:
+    """Show a run until it or its process is over; its last status. On a terminal a table, else a line for each event."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from consortium.federation.status import line, of_run, read_run
+    from trainers.events import Tail
+
+    console, folder = Console(highlight=False, markup=False, emoji=False), home / "runs" / name
+    tail, began = Tail(folder / "events.jsonl"), time.time()
+    with Live(console=console, auto_refresh=False) if console.is_terminal else contextlib.nullcontext() as live:
+        while True:
+            over = flower().startswith("finished")
+            shown: dict[str, Any] = read_run(home, name) if (folder / "status.json").exists() else {"state": "", "updated": 0.0}
+            if live is not None and shown["state"]:
+                live.update(of_run(shown, time.time()), refresh=True)
+            for event in tail.new():
+                if live is None:
+                    print(line(event), flush=True)
+            if over:
+                return shown if shown["updated"] >= began else {"state": ""}
+            time.sleep(_LOOK_SECONDS)
+
+
+def _until_interrupted(work: Callable[[], None]) -> None:
+    try:
+        work()
+    except KeyboardInterrupt:
+        _tell("ended")
+
+
+def _tell(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)

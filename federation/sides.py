@@ -1,0 +1,187 @@
+"""What runs at a coordinator and at a bank, started together and ended together; and a run, ordered from beside the coordinator's.
+
+    coordinator   SuperLink, what starts its ServerApps, gateway
+    bank          gateway, SuperNode, what starts its ClientApps, and the bank's own process (bank.py), which starts the training job
+
+Each side holds a lock in its folder. Logs are in `logs/` there, mode 0600.
+"""
+
+import logging
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from federation import flower_commands
+from federation.base_model import base_model_hash
+from federation.config import load_bank
+from federation.errors import FactsError, FolderError, NotTrusted, ProcessError
+from federation.files import translated
+from federation.home import Home
+from federation.processes import LOOPBACK, Children, Command, free_ports, holding, is_held
+from federation.registry import Registry
+from federation.roster import Roster
+
+Tell = Callable[[str], None]
+LOCK = "lock"
+_LOOK_SECONDS = 0.5
+_LOADED_SECONDS = 600.0
+"""For a bank's process to read its base model whole, from a slow disk"""
+
+
+def coordinate(home: Path, *, host: str, port: int, tell: Tell) -> None:
+    """The coordinator's side, until SIGTERM or SIGINT. Banks whose roster comes into force meanwhile are let in.
+
+    Raises ProcessError where something does not start or ends, NotTrusted without a roster in force, FolderError, CertificateError.
+    """
+    from federation.flower_server import SuperLink
+
+    registry = Registry(home)
+    roster = _in_force(registry, home)
+    with holding(home / LOCK), Children(home / "logs") as children:
+        tell("starting")
+        superlink = SuperLink.launch(children, home, roster, datetime.now(UTC))
+        superlink.allow_runs(children)
+        [own] = [port] if port else free_ports(1)
+        upstream, authority = f"{LOOPBACK}:{superlink.port}", str(home / "flower" / "ca.pem")
+        gateway = ("coordinator", str(home), upstream, authority, "--host", host, "--port", str(own))
+        children.start(Command("gateway", (sys.executable, "-m", "federation.gateway", *gateway), port=own if _is_local(host) else None))
+        tell(f"banks reach this side at {host}:{own}; version {roster.version} of the roster: {', '.join(roster.names)}")
+        while True:
+            time.sleep(_LOOK_SECONDS)
+            children.check()
+            if (newer := _in_force(registry, home)).hash != roster.hash:
+                superlink.let_in(newer, roster)
+                roster = newer
+                tell(f"version {roster.version} of the roster is in force: {', '.join(roster.names)}")
+
+
+def take_part(home: Path, config: Path, *, tell: Tell) -> None:
+    """The bank's side, until SIGTERM or SIGINT.
+
+    Raises ProcessError where something does not start or ends, and what is wrong with bank.yaml, keys or certificates as they say it.
+    """
+    bank, kept = load_bank(config), Home(home)
+    if bank.coordinator is None:
+        raise FactsError(f"{config}: no coordinator", "where it is: coordinator: HOST:PORT")
+    if (name := kept.keys_in(kept.roster_in_force).name) != bank.bank:
+        raise NotTrusted(f"{config} is {bank.bank}'s, and {home} has the keys of {name}", "each bank has a folder and a file of its own")
+    gateway, node = free_ports(2)
+    spool = home / "spool"
+    with holding(home / LOCK), Children(home / "logs") as children:
+        tell("starting; the base model is read whole, to know that it is the right one")
+        process = children.start(Command("bank", (sys.executable, "-m", "federation.sides", str(home), str(config))))
+        _wait(children, lambda: is_held(spool / LOCK), _LOADED_SECONDS)
+        children.start(
+            Command(
+                "gateway",
+                (sys.executable, "-m", "federation.gateway", "bank", str(home), str(config), bank.coordinator, "--port", str(gateway)),
+                port=gateway,
+            )
+        )
+        flower, authority, key = home / "flower", home / "loopback" / "ca.pem", kept.tls_files(kept.roster_in_force)[1].with_name("node")
+        flower_commands.prepare(flower, datetime.now(UTC))
+        children.start(flower_commands.supernode(flower, node, gateway, authority, key, spool))
+        children.start(flower_commands.clientapps(flower, node))
+        tell(f"{name} takes part, by {bank.coordinator}; process {process} answers")
+        while True:
+            time.sleep(_LOOK_SECONDS)
+            children.check()
+
+
+def answer(home: Path, config: Path) -> None:
+    """The bank's own process: every letter is answered in its turn, until SIGTERM."""
+    from federation.bank import Bank
+    from federation.local import LocalTrainer
+    from trainers.spool import Spool
+
+    here = load_bank(config)
+    spool, trainer = Spool(home / "spool"), LocalTrainer(here, home / "runs")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        with Bank(home, lambda: load_bank(config), base_model_hash(here.base_model), trainer) as bank, holding(home / "spool" / LOCK):
+            while True:
+                found = spool.next()
+                assert found is not None
+                name, request = found
+                spool.answer(name, bank.on(request))
+    finally:
+        trainer.close()
+
+
+def begin_run(home: Path, run: str, base_model: Path, seed: int) -> None:
+    """A new run's folder, with the adapter it starts from: in `adapter`, as Hugging Face lays it out. Raises FactsError, FolderError,
+    ModelError."""
+    from federation.local import write_start
+
+    registry = Registry(home)
+    if (training := registry.config.training) is None:
+        raise FactsError(f"{home / 'federation.yaml'} has no training block", "consortium federation draft-training writes one")
+    if (found := base_model_hash(base_model)) != training.base_model.sha256:
+        raise FactsError(f"{base_model} holds a model of hash {found[:16]}..., federation.yaml names {training.base_model.sha256[:16]}...",
+                         "is it the right directory?")  # fmt: skip
+    folder = home / "runs" / run
+    if folder.exists():
+        raise FolderError(f"{folder}: is there already", "`consortium federation resume` goes on with a run; a new one has a new name")
+    new = folder.with_name(f".{run}.new")
+    with translated(new):
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(mode=0o700, parents=True)
+        write_start(training, base_model, seed, new / "adapter")
+        shutil.copyfile(new / "adapter" / "adapter_model.safetensors", new / "start.safetensors")
+        (new / "start.safetensors").chmod(0o600)
+        os.rename(new, folder)
+
+
+@contextmanager
+def ordered(home: Path, run: str) -> Iterator[Callable[[], str]]:
+    """Start a run, or go on with it, on the coordinator that runs; a function that says how Flower sees it. Raises ProcessError."""
+    from federation.flower_server import Running, SuperLink
+
+    if not is_held(home / LOCK):
+        raise ProcessError(f"{home}: no coordinator runs here", f"start it beside this: consortium federation coordinator --home {home}")
+    with suppress(FileNotFoundError):
+        (home / "runs" / run / "stop").unlink()
+    superlink = SuperLink(home, Running.at(home).port)
+    number = superlink.start(run)
+    yield lambda: superlink.status(number)
+
+
+def _in_force(registry: Registry, home: Path) -> Roster:
+    if (roster := registry.in_force) is None:
+        raise NotTrusted(f"{home}: no roster is in force", "all banks have to sign it: consortium federation roster")
+    return roster
+
+
+def _is_local(host: str) -> bool:
+    return host in (LOOPBACK, "localhost", "0.0.0.0")
+
+
+def _wait(children: Children, ready: Callable[[], bool], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while not ready():
+        children.check()
+        if time.monotonic() > until:
+            raise ProcessError(f"the bank's process is not ready after {seconds:.0f} s", "its log says where it is")
+        time.sleep(_LOOK_SECONDS)
+
+
+def main() -> None:
+    """`python -m federation.sides HOME BANK.yaml`: the bank's own process."""
+    from privacy.errors import ConsortiumError
+
+    logging.disable(logging.INFO)
+    try:
+        answer(Path(sys.argv[1]), Path(sys.argv[2]))
+    except ConsortiumError as error:
+        print(f"error: {error}" + (f"\n  hint: {error.hint}" if error.hint else ""), file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()
