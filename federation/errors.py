@@ -3,12 +3,12 @@
 FederationError                    exit code 1
 ├── FactsError(ValueError)             2   a file, a name or what was typed is not what it should be
 ├── FolderError(OSError)               2   keys and rosters cannot be read or written, or are there already
+├── ProcessError(RuntimeError)         1   a process that this side needs has not started, has ended or does not answer
 ├── NotTrusted(RuntimeError)           3   what is asked goes against what this side has confirmed or signed
 │   └── Fork                               two rosters under one version: somebody shows banks different ones
 ├── CertificateError(ValueError)       1   a TLS certificate that does not hold: its time, its name, its key or who issued it
 ├── AdapterError(ValueError)           2   adapters that do not fit one another, or cannot be added
 ├── JournalError(RuntimeError)         1   a journal or record is damaged, in use, or asked to do what was done otherwise
-├── ProcessError(RuntimeError)         1   a process that this side needs has not started, has ended or does not answer
 ├── RunFailed(RuntimeError)            1   a run of rounds cannot go on
 └── TrainingFailed(RuntimeError)       1   a bank's training job has ended, or answered a round with an error
 """
@@ -30,6 +30,10 @@ class FolderError(FederationError, OSError):
     """Keys and rosters cannot be read or written, or are there already."""
 
     exit_code = 2
+
+
+class ProcessError(FederationError, RuntimeError):
+    """A process that this side needs has not started, has ended or does not answer."""
 
 
 class NotTrusted(FederationError, RuntimeError):
@@ -54,10 +58,6 @@ class AdapterError(FederationError, ValueError):
 
 class JournalError(FederationError, RuntimeError):
     """A journal or record is damaged, in use, or asked to do what was done otherwise. It is as it was."""
-
-
-class ProcessError(FederationError, RuntimeError):
-    """A process that this side needs has not started, has ended or does not answer."""
 
 
 class RunFailed(FederationError, RuntimeError):
