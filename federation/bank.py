@@ -1,12 +1,11 @@
 """A bank's side of a run: what it answers to a coordinator's letters, and in which order it asks itself whether it may.
 
-    letter       what the bank does first                                                             what leaves
-    Invitation   looks whether the roster's coordinator signed it, whether it comes after all that     its public keys
-                 was answered, the policy, the adapter, the header; reserves the round's budget
-    Next, 1      splits its secrets                                                                   shares, encrypted
-    Next, 2      evaluates, trains, cuts the update to its clip, masks it                              the masked vector
-    Next, 3-5    signs who is online, reveals shares, signs the sum                                    signatures, shares
-    Close        works out what the sum makes of the adapter, ends the session, closes the reservation nothing
+    letter       what the bank does first                                                  what leaves
+    Invitation   looks at it from all sides (offer.py); reserves the round's budget        its public keys
+    Next, 1      splits its secrets                                                        shares, encrypted
+    Next, 2      evaluates, trains, cuts the update to its clip, masks it                  the masked vector
+    Next, 3-5    compares who is online, reveals shares, takes the sum                     signatures, shares
+    Close        works out what the sum makes of the adapter, gives back the budget left   -
 
 What the bank does not allow is a Refusal, and goes into its record with the rule; what fails is a Failure, of which the coordinator is told
 the message if the error is one of ours, and the name of its type otherwise. Everything that leaves is in the record before.
@@ -20,7 +19,7 @@ It has no memory but its folder, and may be killed at any moment: asked the same
     starts/RUN/R.A    what round R starts from, by the sum of attempt A at the round before
     errors.log        what went wrong, whole
 
-Training that a crash cut off is done again on the same reservation, which is charged anew for it. A masked vector that is in the vault is
+Training that a crash cut off is done again as far as the reservation goes, which is charged anew; a masked vector that is in the vault is
 never made again. Where the bank has seen the sum it knows the next adapter, and refuses another (rule "result"); a bank that sat the
 round out cannot tell, and says so in its record. Without secure aggregation nobody but the coordinator can.
 """
@@ -31,8 +30,7 @@ import math
 import os
 import random
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -42,16 +40,17 @@ from typing import Self
 import numpy as np
 from safetensors.numpy import load, save
 
-from federation import letters, policy, record
-from federation.aggregate import Adapter, Layout, State, Vector, advance, agree, contribution, mean
+from federation import letters, offer, policy, record
+from federation.aggregate import Layout, State, Vector, advance, contribution, mean
 from federation.budget import RoundBudget, plan_round, price, reserve
 from federation.config import BankConfig, TrainingConfig
-from federation.errors import AdapterError, NotTrusted
+from federation.errors import AdapterError
 from federation.files import Facts, check_private, translated
 from federation.home import Home
 from federation.letters import Close, Invitation, Next
 from federation.local import Task, Train
-from federation.policy import Refusal, Spent
+from federation.offer import Declined, rule
+from federation.policy import Spent
 from federation.roster import Roster
 from privacy import disk
 from privacy.errors import (
@@ -64,32 +63,12 @@ from privacy.errors import (
     PlanError,
     ProtocolError,
     Refused,
-    SecAggError,
 )
 from privacy.ledger import Ledger
-from privacy.secagg import rules
 from privacy.secagg.client import Client
 from privacy.secagg.codec import Buffer, decode, encode
 from privacy.secagg.messages import Inbox, Message, Sum
 from privacy.secagg.vault import Vault
-
-_MOST_MODULUS_BITS = 32  # all there are
-
-
-class _Declined(Exception):
-    """The bank will not."""
-
-    def __init__(self, rule: str, asked: object, allowed: object) -> None:
-        self.refusal = Refusal(rule, letters.short(str(asked)), letters.short(str(allowed)))
-
-
-@contextmanager
-def _rule(name: str, asked: object, *errors: type[ConsortiumError]) -> Iterator[None]:
-    """What raises one of these in here is refused by this rule."""
-    try:
-        yield
-    except errors as error:
-        raise _Declined(name, asked, error.message) from error
 
 
 class _Accepted(Facts):
@@ -172,7 +151,7 @@ class Bank:
                         return self._on_message(facts, body)
                     case Close():
                         return self._on_close(facts)
-            except _Declined as declined:
+            except Declined as declined:
                 refusal = declined.refusal
                 asked = {"letter": facts.letter, "asked": refusal.asked, "allowed": refusal.allowed}
                 self._note(facts if isinstance(facts, Invitation) else None, asked, rule=refusal.rule)
@@ -188,85 +167,41 @@ class Bank:
         return self._step(self._current.header) if invitation.training.secure_aggregation else self._contribute()
 
     def _accept(self, invitation: Invitation, body: Buffer, request: Buffer) -> None:
-        """Say no, or be ready to answer; the round's budget is reserved when this returns. Raises _Declined."""
-        config, roster = self._read_config(), self._check_sender(invitation, body)
-        answered = self._check_order(invitation)
+        """Say no, or be ready to answer; the round's budget is reserved when this returns. Raises Declined."""
+        config, training = self._read_config(), invitation.training
+        roster = offer.check_sender(invitation, body, self._home.in_force)
+        rounds = offer.rounds_so_far(invitation, record.decisions(self._record))
         self._give_up()  # whoever signed this one has given up what went before
-        rounds = {min(round, invitation.training.rounds) for round in (*answered, invitation.round)}
-        with _rule("ledger", _name(invitation), BudgetRefused, LedgerError, PlanError):
-            budget, epsilon = self._price(invitation, config)
-        proposal = invitation.training.proposal(invitation.bundle, roster.colluders)
-        if refusal := policy.check(proposal, config.policy, Spent(len(rounds), math.inf if epsilon is None else epsilon), self._now()):
-            raise _Declined(**asdict(refusal))
-        if proposal.base_model != self._base_model:
-            raise _Declined("base_model", proposal.base_model, self._base_model)
+        budget, epsilon = self._price(invitation, config)
+        spent = Spent(rounds, math.inf if epsilon is None else epsilon)
+        if refusal := policy.check(training.proposal(invitation.bundle, roster.colluders), config.policy, spent, self._now()):
+            raise Declined(**asdict(refusal))
+        if training.base_model.sha256 != self._base_model:
+            raise Declined("base_model", training.base_model.sha256, self._base_model)
         adapter = load(bytes(body))
-        layout = Layout.of(adapter, proposal.aggregation)
-        compared = self._check_adapter(invitation, layout, adapter)
-        if invitation.training.secure_aggregation:
-            with _rule("header", _name(invitation), SecAggError):
-                rules.check_header(header := invitation.header(roster, layout), roster.for_sums)
-                rules.check_proposal(header, *_terms(invitation, layout, config))
+        layout, start = Layout.of(adapter, training.aggregation.method), self._start(invitation)
+        offer.check_adapter(invitation, layout, adapter, load(bytes(start.adapter)) if start else None)
+        if training.secure_aggregation:
+            offer.check_session(invitation, layout, roster, config)
         if budget:
-            with _rule("ledger", _name(invitation), BudgetRefused, LedgerError), Ledger.open(config.ledger) as ledger:
-                budget = reserve(budget, ledger, config.population, _name(invitation))
-        accepted = _Accepted(budget=budget, epsilon=epsilon, compared=compared)
+            with rule("ledger", offer.name(invitation), BudgetRefused, LedgerError), Ledger.open(config.ledger) as ledger:
+                budget = reserve(budget, ledger, config.population, offer.name(invitation))
+        accepted = _Accepted(budget=budget, epsilon=epsilon, compared=start is not None)
         disk.write(self._live, [letters.seal(accepted, request)])
         self._attempt = self._read_live()
-
-    def _check_sender(self, invitation: Invitation, body: Buffer) -> Roster:
-        """The roster in force, whose coordinator has signed the invitation under it."""
-        if (roster := self._home.in_force) is None:
-            raise _Declined("roster", f"version {invitation.version}", "none is in force here")
-        with _rule("coordinator", f"an invitation to {invitation.federation}", NotTrusted):
-            invitation.check(roster.coordinator, body)
-        if (invitation.federation, invitation.version, invitation.roster) != (roster.federation, roster.version, roster.hash):
-            asked, allowed = (
-                f"{federation}, version {version}, {hash.hex()[:16]}"
-                for federation, version, hash in (
-                    (invitation.federation, invitation.version, invitation.roster),
-                    (roster.federation, roster.version, roster.hash),
-                )
-            )
-            raise _Declined("roster", asked, allowed)
-        return roster
-
-    def _check_order(self, invitation: Invitation) -> list[int]:
-        """The rounds of the run that were answered; none was a later one, and no other invitation to this attempt was."""
-        answered = [(each.round, each.attempt) for each in record.decisions(self._record) if each.run == invitation.run and each.released]
-        newest = max(answered, default=(0, 0))
-        if (invitation.round, invitation.attempt) <= newest:
-            raise _Declined(
-                "order",
-                f"round {invitation.round}, attempt {invitation.attempt}",
-                f"what comes after round {newest[0]}, attempt {newest[1]}",
-            )
-        return [round for round, _ in answered]
 
     def _price(self, invitation: Invitation, config: BankConfig) -> tuple[RoundBudget | None, float | None]:
         """What the round would cost, and the population's epsilon with it; neither without privacy."""
         if invitation.training.privacy is None:
             return None, None
-        budget = plan_round(invitation.training, config, invitation.kind)
-        with Ledger.open(config.ledger) as ledger:
+        with rule("ledger", offer.name(invitation), BudgetRefused, LedgerError, PlanError), Ledger.open(config.ledger) as ledger:
+            budget = plan_round(invitation.training, config, invitation.kind)
             return budget, price(budget, ledger, config.population)
-
-    def _check_adapter(self, invitation: Invitation, layout: Layout, adapter: Adapter) -> bool:
-        """Whether it was compared with what the last sum makes of the adapter before; one that differs is declined."""
-        rank = invitation.training.adapter.rank
-        if others := {adapter[a].shape[0] for a, _ in layout.pairs} - {rank}:
-            raise _Declined("adapters", f"an adapter of rank {others.pop()}", f"rank {rank}, as the training says")
-        if (start := self._start(invitation)) is None:
-            return False
-        own = load(bytes(start.adapter))
-        if Layout.of(own, layout.method) != layout or not agree(layout, own, adapter):
-            raise _Declined("result", f"adapter {invitation.model.hex()[:16]}", "what the sum of the last round makes of its adapter")
-        return True
 
     def _on_message(self, letter: Next, body: Buffer) -> bytes:
         if self._attempt is None or self._attempt.invitation.digest != letter.invitation:
-            raise _Declined("order", "a message for an attempt that this bank is not in", "those that follow from the last invitation")
-        with _rule("protocol", "a message of secure aggregation", ProtocolError):
+            raise Declined("order", "a message for an attempt that this bank is not in", "those that follow from the last invitation")
+        with rule("protocol", "a message of secure aggregation", ProtocolError):
             message = Message.from_bytes(body)
         return self._step(message)
 
@@ -280,7 +215,7 @@ class Bank:
             if isinstance(message, Inbox) and client.exchange == Inbox.exchange:
                 update, facts = self._work()
                 client = self._client = self._open_client(update)
-            with _rule("protocol", type(message).__name__, ProtocolError, Misbehaviour, Inconsistent, Refused, Aborted):
+            with rule("protocol", type(message).__name__, ProtocolError, Misbehaviour, Inconsistent, Refused, Aborted):
                 sent = next(iter(client.on(message)), None)
         invitation = self._current.invitation.digest
         if sent is None:
@@ -400,7 +335,7 @@ class Bank:
 
     def _open_client(self, update: Vector | None) -> Client:
         attempt, roster = self._current, self._roster
-        expected, allowed = _terms(attempt.invitation, attempt.layout, self._read_config())
+        expected, allowed = offer.terms(attempt.invitation, attempt.layout, self._read_config())
         return Client(self._home.keys_in(roster).identity, roster.for_sums, allowed, expected, self._vault, update)
 
     @property
@@ -445,23 +380,6 @@ class Bank:
             file.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {traceback.format_exc()}\n")
 
 
-def _name(invitation: Invitation) -> str:
-    """Of an attempt, as the ledger has it."""
-    return f"{invitation.federation}/{invitation.run}, round {invitation.round}, attempt {invitation.attempt}"
-
-
 def _same(one: record.Decision, other: record.Decision) -> bool:
     """What was released is told by its hash alone: how it was made is not known any more after a crash."""
     return one.released == other.released and (bool(one.released) or replace(one, time=other.time) == other)
-
-
-def _terms(invitation: Invitation, layout: Layout, config: BankConfig) -> tuple[rules.Expected, rules.Policy]:
-    """What the bank knows of the session, and what it allows."""
-    expected = rules.Expected(
-        run=invitation.run,
-        round=invitation.round,
-        model=invitation.model,
-        config=invitation.training.hash,
-        length=invitation.length(layout),
-    )
-    return expected, rules.Policy(config.policy.least_members, config.policy.most_clip, _MOST_MODULUS_BITS)
