@@ -55,4 +55,7 @@ class JournalError(FederationError, RuntimeError):
 
 
 class TrainingFailed(FederationError, RuntimeError):
-    """A bank's training job has ended, or answered a round with an error. No update has left the bank."""
+    """A bank's training job has ended, or answered a round with an error. No update has left the bank.
+
+    The message may be told to the coordinator. What the job said, which may name files and rows, is in the hint.
+    """
