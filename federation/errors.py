@@ -65,4 +65,7 @@ class RunFailed(FederationError, RuntimeError):
 
 
 class TrainingFailed(FederationError, RuntimeError):
-    """A bank's training job has ended, or answered a round with an error. No update has left the bank."""
+    """A bank's training job has ended, or answered a round with an error. No update has left the bank.
+
+    The message may be told to the coordinator. What the job said, which may name files and rows, is in the hint.
+    """

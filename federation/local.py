@@ -95,7 +95,7 @@ class LocalTrainer:
         name = f"{task.round:06d}-{task.attempt:04d}-{task.kind}-{hashlib.sha256(content).hexdigest()[:16]}"
         done = unpack_answer(self._job.ask(name, content))
         if isinstance(done, Failed):
-            raise TrainingFailed(f"round {task.round}, attempt {task.attempt}: {done.message}", done.hint)
+            raise TrainingFailed(f"training answered with {done.error}", f"{done.message}; {done.hint}")
         facts = {"steps": done.steps, "charged": done.charged, "verdicts": done.verdicts, "seconds": done.seconds}
         return Work(done.adapter or task.adapter, done.metrics, facts)
 
@@ -243,7 +243,7 @@ class _Job:
             if self._process is not None and self._process.returncode in _FINAL:
                 break
         log = self.spec.run_dir / LOG
-        raise TrainingFailed(f"the training job has ended: {_last_words(_read(log))}", f"all it said is in {log}")
+        raise TrainingFailed("the training job has ended", f"its last words: {_last_words(_read(log))}; all it said is in {log}")
 
     def stop(self) -> None:
         until = time.monotonic() + _STOP_SECONDS

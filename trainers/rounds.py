@@ -13,6 +13,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +102,7 @@ def _serve(job: Job, folder: Path) -> int:
         if name not in (READY, STOP):
             done = _try(job, content)
             taken, answer = taken + (done.steps if isinstance(done, Done) else 0), done.pack()
-        world.on_main(lambda name=name, answer=answer: spool.answer(name, answer))  # type: ignore[misc]
+        world.on_main(partial(spool.answer, name, answer))
         if name == STOP:
             return taken
 

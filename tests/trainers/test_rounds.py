@@ -6,15 +6,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from peft import PeftModel
 from safetensors.numpy import load_file
+from transformers import AutoModelForCausalLM
 
 from privacy import evaluation
 from privacy.ledger import Ledger
+from privacy.noise import GaussianNoise
 from privacy.plan import PrivacyPlan
 from tests import helpers
+from tests.trainers import plain
 from tests.trainers.jobs import make_job, write_labelled_rows, write_rows
 from trainers import worker
 from trainers.data.prepare import describe_file
+from trainers.errors import ConfigError
 from trainers.orders import STOP, Done, Evaluation, Failed, Order, PrivateSteps, unpack_answer
 from trainers.rounds import round_seed, train_rounds
 from trainers.spool import Spool
@@ -27,8 +33,7 @@ def _take_rounds(run_dir: Path, spool: Path) -> None:
     train_rounds(run_dir, run_id="test", spool=spool)
 
 
-def _order(run_dir: Path, **changes: Any) -> Order:
-    """Of five steps from the adapter that a run of the same seed begins with."""
+def _order(**changes: Any) -> Order:
     return replace(Order(round=1, attempt=1, steps=5, learning_rate=RATE, adapter={}), **changes)
 
 
@@ -62,7 +67,7 @@ def test_a_round_takes_the_steps_of_an_ordinary_run(llama_dir: Path, tmp_path: P
     job = make_job(tmp_path / "rounds", llama_dir, rows, train={"max_steps": 1} | CONSTANT)
     start = _adapter(once)
 
-    first, again, second = _serve(job, [_order(job, adapter=start), _order(job, adapter=start), _order(job, adapter=start, round=2)])
+    first, again, second = _serve(job, [_order(adapter=start), _order(adapter=start), _order(adapter=start, round=2)])
 
     assert isinstance(first, Done) and isinstance(again, Done) and isinstance(second, Done)
     expected = _adapter(run)
@@ -84,7 +89,7 @@ def test_every_stage_on_two_workers_takes_the_round_of_one(llama_dir: Path, tmp_
     answers = []
     for stage, count in ((1, 1), (1, 2), (2, 2), (3, 2)):
         job = make_job(tmp_path / f"{stage}-{count}", llama_dir, rows, zero=stage, train={"max_steps": 1} | CONSTANT)
-        orders = [_order(job, adapter=start, round=2), _order(job, adapter=_huge(start)), _order(job, adapter=start)]
+        orders = [_order(adapter=start, round=2), _order(adapter=_huge(start)), _order(adapter=start)]
         _, failed, done = _serve(job, orders, workers=count)  # the last one finds the state of the others
         assert isinstance(failed, Failed)
         answers.append(done)
@@ -98,7 +103,7 @@ def test_every_stage_on_two_workers_takes_the_round_of_one(llama_dir: Path, tmp_
 
 def _start(model: Path, folder: Path, rows: Path, **blocks: Any) -> dict[str, np.ndarray]:
     """An adapter that a job may begin with; B small and not zero."""
-    run_dir = make_job(folder / "start", model, rows, train={"max_steps": 2, "learning_rate": 1e-3}, **blocks)
+    run_dir = make_job(folder / "start", model, rows, **{"train": {"max_steps": 2, "learning_rate": 1e-3}} | blocks)
     worker.train(run_dir, run_id="test")
     return _adapter(run_dir)
 
@@ -141,8 +146,8 @@ def test_a_private_round_charges_its_steps_and_no_more(bert_dir: Path, tmp_path:
     job = _make_private(tmp_path, bert_dir, rows, task="classify", method=method, data={"validation_fraction": 0.3})
     steps, more, measured = _reserve(job, 4), _reserve(job, 4), _reserve_evaluation(job, 5.0)
     turned = {name: 2 * tensor if "lora_A" in name else tensor for name, tensor in start.items()}
-    orders = [_order(job, adapter=start, steps=4, private=steps, evaluation=measured),
-              _order(job, adapter=turned, steps=4, private=more, round=2)]  # fmt: skip
+    orders = [_order(adapter=start, steps=4, private=steps, evaluation=measured),
+              _order(adapter=turned, steps=4, private=more, round=2)]  # fmt: skip
 
     first, second = _serve(job, orders)
 
@@ -168,7 +173,7 @@ def test_a_round_begun_again_takes_the_steps_that_are_left(llama_dir: Path, tmp_
     with Ledger.open(tmp_path / "ledger.db") as ledger:
         ledger.reservation(steps.reservation).charge(3)
         ledger.reservation(measured.reservation or "").charge()
-    order = _order(job, adapter=start, steps=5, private=steps, evaluation=measured)
+    order = _order(adapter=start, steps=5, private=steps, evaluation=measured)
 
     again, once_more = _serve(job, [order, order])
 
@@ -187,8 +192,8 @@ def test_a_round_that_goes_wrong_is_answered_with_the_reason_and_the_next_one_is
     private = PrivateSteps(PrivacyPlan(UNITS, BATCH, 5, 0, 0.5, 1.0, DELTA), "none")
 
     right, *wrong, after = _serve(job, [
-        _order(job, adapter=start), _order(job, adapter=_huge(start)), _order(job, adapter=nan), _order(job, adapter=missing),
-        _order(job, adapter=start, private=private), _order(job, adapter=start),
+        _order(adapter=start), _order(adapter=_huge(start)), _order(adapter=nan), _order(adapter=missing),
+        _order(adapter=start, private=private), _order(adapter=start),
     ])  # fmt: skip
 
     assert isinstance(right, Done) and isinstance(after, Done)
@@ -197,3 +202,93 @@ def test_a_round_that_goes_wrong_is_answered_with_the_reason_and_the_next_one_is
     assert said[0].startswith("the loss became nan") and "NaN or infinity" in said[1] and f"{name} is missing in the adapter" in said[2]
     assert "private steps are for a job with a privacy block" in said[3]
     assert all(np.array_equal(right.adapter[name], after.adapter[name]) for name in start)
+
+
+def test_public_rows_are_evaluated_customer_by_customer(llama_dir: Path, tmp_path: Path) -> None:
+    """Against one row at a time in an ordinary model: the share of tokens that are the likeliest, a customer's mean, the sum of these."""
+    public, own = _write_customers(tmp_path), _write_customers(tmp_path, name="own.jsonl", first=100)
+    start = _start(llama_dir, tmp_path, public, train={"max_steps": 12, "learning_rate": 1e-2})
+    data = {"validation": public, "group_by": "customer", "packing": True, "max_length": 64}
+    job = make_job(tmp_path / "rounds", llama_dir, own, data=data, train={"max_steps": 1} | CONSTANT)
+
+    (done,) = _serve(job, [_order(adapter=start, steps=0, evaluation=Evaluation(most_units=50))])
+
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(llama_dir, dtype=torch.float32), tmp_path / "start" / "adapter")
+    shares = [_share_right(model.eval(), example) for example in plain.read_examples(public, llama_dir)]
+    expected = [np.mean(shares[customer::5]) for customer in range(5)]
+    assert isinstance(done, Done) and (done.steps, done.adapter) == (0, {})
+    assert done.metrics == (pytest.approx(sum(expected) / 50, abs=1e-6), 5 / 50)
+    assert 0 < sum(expected) < 5
+
+
+def _write_customers(folder: Path, *, name: str = "public.jsonl", first: int = 0) -> Path:
+    """Five customers, two or three rows each."""
+    rows = [{"prompt": f"Customer {i}: card", "completion": " fee fee card" * (1 + i % 3), "customer": first + i % 5} for i in range(13)]
+    return helpers.write_jsonl(folder / name, rows)
+
+
+@torch.no_grad()
+def _share_right(model: Any, example: plain.Example) -> float:
+    likeliest = model(input_ids=torch.tensor([example.ids])).logits[0, :-1].argmax(-1)
+    learnt = torch.tensor(example.learnt)[1:]
+    return float((likeliest == torch.tensor(example.ids)[1:])[learnt].float().mean())
+
+
+def test_a_class_is_right_or_not(bert_dir: Path, tmp_path: Path) -> None:
+    rows, public = write_labelled_rows(tmp_path), write_labelled_rows(tmp_path, count=30, seed=1, name="public.jsonl")
+    blocks: dict[str, Any] = {"task": "classify", "data": {"validation": public}}
+    start = _start(bert_dir, tmp_path, rows, **blocks)
+    told = helpers.events(tmp_path / "start", "end")[0]["metrics"]["accuracy"]
+    job = make_job(tmp_path / "rounds", bert_dir, rows, train={"max_steps": 1} | CONSTANT, **blocks)
+
+    (done,) = _serve(job, [_order(adapter=start, steps=0, evaluation=Evaluation(most_units=30))])
+
+    assert isinstance(done, Done) and done.metrics == (pytest.approx(told), 1.0)
+
+
+def test_a_faulty_mechanism_s_round_is_an_error(llama_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = write_rows(tmp_path, count=UNITS)
+    start = _start(llama_dir, tmp_path, rows)
+    job = _make_private(tmp_path, llama_dir, rows)
+    whole = GaussianNoise.draw
+    monkeypatch.setattr(GaussianNoise, "draw", lambda noise, count: np.float32(0.97) * whole(noise, count))
+
+    (failed,) = _serve(job, [_order(adapter=start, steps=4, private=_reserve(job, 4))])
+
+    assert isinstance(failed, Failed) and failed.error == "PromiseBroken" and failed.message.endswith("failed: noise_scale")
+
+
+def test_nothing_is_done_with_private_rows_that_is_not_paid_for(llama_dir: Path, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path, count=UNITS)
+    start = _start(llama_dir, tmp_path, rows)
+    job = _make_private(tmp_path, llama_dir, rows, data={"validation_fraction": 0.3})
+    steps, measured = _reserve(job, 4), _reserve_evaluation(job, 5.0)
+    with Ledger.open(tmp_path / "ledger.db") as ledger:
+        ledger.grant("others", 30.0, DELTA)
+        others = ledger.reserve("others", steps.plan.event, "round").id
+    order = _order(adapter=start, steps=4)
+    refused = {
+        "ConfigError": order,
+        "PromiseBroken": replace(order, private=replace(steps, plan=replace(steps.plan, noise_multiplier=1.4))),
+        "LedgerError": replace(order, private=replace(steps, reservation=others)),
+        "PlanError": replace(order, steps=0, evaluation=Evaluation(most_units=UNITS)),
+    }
+    unpaid = [replace(order, steps=0, evaluation=replace(measured, reservation=None)),
+              replace(order, steps=0, evaluation=replace(measured, noise_multiplier=4.0))]  # fmt: skip
+
+    answers = _serve(job, [*refused.values(), *unpaid])
+
+    assert [answer.error for answer in answers if isinstance(answer, Failed)] == [*refused, "ConfigError", "PromiseBroken"]
+    assert [_charged(job, id) for id in (steps.reservation, measured.reservation or "")] == [0, 0]
+
+
+def test_what_is_not_an_order_is_said_to_be_none(tmp_path: Path) -> None:
+    order = _order(adapter={"a": np.ones(3, np.float32)}, private=PrivateSteps(PrivacyPlan(9, 3, 2, 0, 1.0, 1.0, 1e-3), "id"),
+                   evaluation=Evaluation(5.0, 1.0, "other"))  # fmt: skip
+    packed = order.pack()
+    found = Order.unpack(packed)
+    assert found.adapter["a"].tolist() == [1, 1, 1] and replace(found, adapter={}) == replace(order, adapter={})
+    for content in (b"", b"{}", packed[:-1], Failed("a", "b", "c").pack()):
+        with pytest.raises(ConfigError, match="not a round as this version writes it"):
+            Order.unpack(content)
+    assert unpack_answer(Failed("a", "b", "c").pack()) == Failed("a", "b", "c")
