@@ -39,9 +39,10 @@ _NODE_ANSWERS_SECONDS = 60.0
 _JOB_TRIES, _JOB_WAIT_SECONDS = 5, 3.0
 
 
-def launch(job: JobSpec, listener: Listener) -> dict[str, Any]:
+def launch(job: JobSpec, listener: Listener, *, rounds: Path | None = None) -> dict[str, Any]:
     """Run a job to its end on Ray; its report. `listener` sees the run's events as they are written.
 
+    With `rounds`, a spool that the workers see too, they take rounds from it until one says to stop (trainers/rounds.py).
     Raises TrainersError as the workers did, ClusterTooSmall, ClusterUnreachable, or WorkersFailed when `cluster.max_failures` is used up.
     """
     check_free(job.run_dir, Store(job.store_url) if job.store_url else None)
@@ -50,13 +51,14 @@ def launch(job: JobSpec, listener: Listener) -> dict[str, Any]:
     with connected(job.cluster.address, cpus=job.cluster.most * job.cluster.cpus_per_worker):
         job, choices = place_workers(job, ray.cluster_resources())
         view = open_view(job)
-        check_continues(job, view.folder)
-        if (report := _finished(view)) is not None:
-            return report
+        if rounds is None:
+            check_continues(job, view.folder)
+            if (report := _finished(view)) is not None:
+                return report
         if isinstance(job.output, Path):
             check_shared(job.output)
         write_job(job, view.folder)
-        settings = {"job": job.model_dump_json(), "run_id": uuid.uuid4().hex, "choices": choices}
+        settings = {"job": job.model_dump_json(), "run_id": uuid.uuid4().hex, "choices": choices, "rounds": rounds}
         with _following(view, listener) as seen:
             error = run_workers(job, job.store_url or str(job.run_dir), _worker, settings)
     _raise_failure(view, seen, error)
@@ -244,6 +246,7 @@ def _worker(settings: dict[str, Any]) -> None:
     """What Ray runs in each worker. A ConsortiumError is final: it is in the run's events, and returning keeps Ray from trying again."""
     from ray.train import get_preemption_info
 
+    from trainers.rounds import train_rounds
     from trainers.worker import train
 
     def leaving() -> bool:
@@ -252,8 +255,12 @@ def _worker(settings: dict[str, Any]) -> None:
     job = JobSpec.model_validate_json(settings["job"])
     if job.store_url is not None:
         write_job(job)  # this machine has a directory of its own
+    run = {"run_id": settings["run_id"], "choices": settings["choices"]}
     with contextlib.suppress(ConsortiumError):
-        train(job.run_dir, run_id=settings["run_id"], choices=settings["choices"], leaving=leaving)
+        if settings["rounds"] is None:
+            train(job.run_dir, **run, leaving=leaving)
+        else:
+            train_rounds(job.run_dir, **run, spool=settings["rounds"])
 
 
 def _finished(view: View) -> dict[str, Any] | None:

@@ -66,10 +66,8 @@ def plan_round(training: TrainingConfig, bank: BankConfig, kind: Kind) -> RoundB
     noise = noise_of_evaluations(training)
     if floor is not None and kind == "train":
         batch = min(training.local.batch, bank.units)
-        unnoised = PrivacyPlan(
-            bank.units, batch, training.local.steps, 0, training.local.clip_norm, noise_multiplier=1.0, delta=floor.delta
-        )
-        plan = replace(unnoised, noise_multiplier=_training_noise(unnoised, floor, _models(training), noise, _fresh(bank)))
+        any_noise = PrivacyPlan(bank.units, batch, training.local.steps, 0, training.local.clip_norm, 1.0, floor.delta)
+        plan = replace(any_noise, noise_multiplier=_training_noise(any_noise, floor, _models(training), noise, _fresh(bank)))
     return RoundBudget(plan, None, noise, None, bank.units)
 
 

@@ -7,7 +7,8 @@ FederationError                    exit code 1
 │   └── Fork                               two rosters under one version: somebody shows banks different ones
 ├── CertificateError(ValueError)       1   a TLS certificate that does not hold: its time, its name, its key or who issued it
 ├── AdapterError(ValueError)           2   adapters that do not fit one another, or cannot be added
-└── JournalError(RuntimeError)         1   a journal or record is damaged, in use, or asked to do what was done otherwise
+├── JournalError(RuntimeError)         1   a journal or record is damaged, in use, or asked to do what was done otherwise
+└── TrainingFailed(RuntimeError)       1   a bank's training job has ended, or answered a round with an error
 """
 
 from privacy.errors import ConsortiumError
@@ -51,3 +52,10 @@ class AdapterError(FederationError, ValueError):
 
 class JournalError(FederationError, RuntimeError):
     """A journal or record is damaged, in use, or asked to do what was done otherwise. It is as it was."""
+
+
+class TrainingFailed(FederationError, RuntimeError):
+    """A bank's training job has ended, or answered a round with an error. No update has left the bank.
+
+    The message may be told to the coordinator. What the job said, which may name files and rows, is in the hint.
+    """

@@ -139,9 +139,9 @@ def calibrate(
 ) -> tuple[float, str]:
     """A noise multiplier whose event has at most `target` epsilon at `delta`, by PLD, and is admitted by `filter`; and why it is so.
 
-    `event` makes the event of a noise multiplier; events `beside` it count in both. A filter counts less tightly than PLD: where it refuses the least noise although `target`
-    is no more than what remains, the noise is raised, by half at most, until it is admitted. So a job planned for the whole of a fresh
-    budget is. Raises BudgetRefused where that does not help, PlanError where no noise gives the target.
+    `event` makes the event of a noise multiplier; events `beside` it count in both. A filter counts less tightly than PLD: where it refuses
+    the least noise although `target` is no more than what remains, the noise is raised, by half at most, until it is admitted. So a job
+    planned for the whole of a fresh budget is. Raises BudgetRefused where that does not help, PlanError where no noise gives the target.
     """
     noise = noise_for(target, event, delta, beside)
     if filter is None:

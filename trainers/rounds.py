@@ -5,14 +5,15 @@ the spool: the order until it is answered, the answer until it is taken. So ther
 started again, begins the round it was in anew, from the order. Its private steps are charged anew, and where the round's reservation holds
 fewer than the round has, it takes those that are left: nothing of the steps before was released.
 
-In a private job every round has a plan and a reservation of its own, fresh secrets and its own self-tests: where one fails, the answer is an
-error, and nothing else leaves. The ledger has a step, and an evaluation, before it is made.
+In a private job every round has a plan and a reservation of its own, fresh secrets and its own self-tests: where one fails, the answer is
+an error, and nothing else leaves. The ledger has a step, and an evaluation, before it is made.
 """
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -61,9 +62,7 @@ class Job:
     """Of the round before, whose hooks in the model the next one uses"""
 
 
-def train_rounds(
-    run_dir: Path, *, run_id: str, spool: Path, choices: Sequence[Choice] = (), listeners: Sequence[Listener] = ()
-) -> None:
+def train_rounds(run_dir: Path, *, run_id: str, spool: Path, choices: Sequence[Choice] = (), listeners: Sequence[Listener] = ()) -> None:
     """Load the job of `run_dir/config.json` and answer the orders in `spool` (see orders.py) until one says to stop. All ranks call it.
 
     Raises ConsortiumError where the job cannot be loaded; what is wrong with a round is the round's answer.
@@ -103,7 +102,7 @@ def _serve(job: Job, folder: Path) -> int:
         if name not in (READY, STOP):
             done = _try(job, content)
             taken, answer = taken + (done.steps if isinstance(done, Done) else 0), done.pack()
-        world.on_main(lambda name=name, answer=answer: spool.answer(name, answer))  # type: ignore[misc]
+        world.on_main(partial(spool.answer, name, answer))
         if name == STOP:
             return taken
 
@@ -196,7 +195,8 @@ def _train_privately(job: Job, run: Run, steps: PrivateSteps, done: Done) -> Don
     most = privacy.unit.max_records if isinstance(privacy.unit, UnitColumn) else None
     units = Units.of(run.train, max_records=most)
     with contextlib.ExitStack() as stack:
-        reservation = enter_on_main(stack, world, lambda: _held(job, steps.reservation, steps.plan.event, job.digests[: len(run.config.data.train)]))
+        digests = job.digests[: len(run.config.data.train)]
+        reservation = enter_on_main(stack, world, lambda: _held(job, steps.reservation, steps.plan.event, digests))
         left = world.on_main(lambda: _left(reservation))
         if not left:
             raise BudgetRefused("none of the round's reserved steps is left", "a new attempt has a reservation of its own")

@@ -50,3 +50,8 @@ class Spool:
         """On disk when this returns, and the request gone."""
         disk.write(self._outbox / name, [content])
         (self._inbox / name).unlink(missing_ok=True)
+
+    def withdraw(self, name: str) -> None:
+        """Take a request back, and its answer if there is one."""
+        for place in (self._inbox, self._outbox):
+            (place / name).unlink(missing_ok=True)

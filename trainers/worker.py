@@ -81,7 +81,7 @@ def train(
 
 @contextlib.contextmanager
 def opened(run_dir: Path, *, run_id: str, listeners: Sequence[Listener]) -> Iterator[Opened]:
-    """The run directory, its lease and its events, until the block ends; a ConsortiumError that ends it is put down there. All ranks enter."""
+    """The run directory, its lease and its events for a block; a ConsortiumError that ends it is put down there. All ranks enter."""
     quiet()
     world = World.from_environment()
     world.connect()

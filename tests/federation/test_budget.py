@@ -70,11 +70,8 @@ def test_a_fresh_budget_admits_all_rounds_spare_ones_and_evaluations_and_then_no
     reserve(plan_round(training, bank, "evaluate"), ledger, "retail", "run 1, evaluation")
 
     assert 0.9 * 4 < ledger.filter("retail").proven <= 4
-    before = ledger.filter("retail")
     with pytest.raises(BudgetRefused, match="retail"):
-        for attempt in range(4, 9):
-            reserve(plan_round(training, bank, "train"), ledger, "retail", f"run 1, attempt {attempt}")
-    assert ledger.filter("retail").proven >= before.proven
+        reserve(plan_round(training, bank, "train"), ledger, "retail", "run 1, attempt 5")
 
 
 def test_one_round_costs_no_more_than_a_round_may(ledger: Ledger) -> None:

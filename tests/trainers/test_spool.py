@@ -38,6 +38,18 @@ def test_an_answer_that_was_given_twice_is_one(tmp_path: Path) -> None:
     assert spool.next(waiting=lambda: False) is None
 
 
+def test_a_request_that_was_taken_back_is_not_answered(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    for name in ("1", "2"):
+        spool.ask(name, b"", waiting=lambda: False)
+    spool.answer("1", b"too late")
+
+    for name in ("1", "2"):
+        spool.withdraw(name)
+
+    assert spool.next(waiting=lambda: False) is None and _files(tmp_path) == []
+
+
 def test_half_a_request_is_none(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     (tmp_path / "inbox" / "1.new").write_bytes(b"ha")
