@@ -27,11 +27,11 @@ def run_demo(folder: Path) -> dict[str, Any]:
     folder = folder.resolve()
     console.print("[bold]1. data[/]  messages of bank customers with intents and replies; policy documents")
     data = write_demo_data(folder / "data", documents=2000)
-    _make_shape(folder / "shape", data)
+    make_shape(folder / "shape", data.policies)
     console.print("[bold]2. pretrain[/]  all weights of a small Llama, from random, on the policy documents")
-    base = _run_once(_pretrain_job(folder, data))
+    base = run_once(pretrain_job(folder, data.policies))
     console.print("[bold]3. fine-tune[/]  a LoRA adapter on it: answer a customer, naming the intent first")
-    tuned = _run_once(_sft_job(folder, data))
+    tuned = run_once(_sft_job(folder, data))
     console.print(f"[bold]4. evaluate[/]  on {EVALUATED} messages of customers held out from training")
     results = {"before": _evaluate(base, data, adapter=False), "after": _evaluate(tuned, data, adapter=True)}
     (folder / "results.json").write_text(json.dumps(results, indent=1))
@@ -39,13 +39,13 @@ def run_demo(folder: Path) -> dict[str, Any]:
     return results
 
 
-def _make_shape(folder: Path, data: DemoData) -> None:
+def make_shape(folder: Path, policies: Path) -> None:
     """A directory with a tokenizer and a config.json, without weights: what `from_scratch` starts from."""
     from transformers import LlamaConfig
 
     from trainers.data.tokenizer import train_tokenizer
 
-    texts = (json.loads(line)["text"] for line in data.policies.open())
+    texts = (json.loads(line)["text"] for line in policies.open())
     tokenizer = train_tokenizer(texts, folder, vocabulary=VOCABULARY)
     LlamaConfig(
         vocab_size=len(tokenizer),
@@ -64,14 +64,14 @@ def _make_shape(folder: Path, data: DemoData) -> None:
     ).save_pretrained(str(folder))
 
 
-def _pretrain_job(folder: Path, data: DemoData) -> JobSpec:
+def pretrain_job(folder: Path, policies: Path) -> JobSpec:
     return JobSpec.model_validate(
         {
             "name": "base",
             "task": "pretrain",
             "model": {"path": str(folder / "shape"), "from_scratch": True},
             "method": "full",
-            "data": {"train": data.policies, "validation_fraction": 0.05, "max_length": 256},
+            "data": {"train": policies, "validation_fraction": 0.05, "max_length": 256},
             "train": {"epochs": 1, "global_batch_size": 8, "learning_rate": 2e-3, "warmup": 0.05, "weight_decay": 0.1, "eval_every": 60},
             "zero": 2,
             "cluster": {"workers": WORKERS},
@@ -96,7 +96,7 @@ def _sft_job(folder: Path, data: DemoData) -> JobSpec:
     )
 
 
-def _run_once(job: JobSpec) -> Path:
+def run_once(job: JobSpec) -> Path:
     report = job.run_dir / "report.json"
     if report.exists() and json.loads(report.read_text())["status"] == "finished":
         console.print(f"  finished before, kept: {job.run_dir}")

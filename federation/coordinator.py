@@ -7,7 +7,8 @@ A round reads like the paper: choose banks, invite them, pass on what they send 
     events.jsonl          what happened, a JSON object a line
     status.json           how it stands, written whole at every change
     stop                  whoever puts this file here ends the run after the exchange going on; it can be taken up again
-    result/               the last adapter, and result.json: rounds, banks, metrics, refusals
+    adapter/              the same as Hugging Face lays it out, if it was made so; the result's shape and tokenizer
+    result/               the last adapter in its place, and result.json: rounds, banks, metrics, refusals
 
 The final model is evaluated in a round of its own, after the last, with which the adapter does not change. An attempt that fails is
 followed by another, with fresh updates. The coordinator can be killed at any moment: the same round is then begun anew, as another attempt.
@@ -19,6 +20,7 @@ import json
 import math
 import random
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -294,8 +296,11 @@ def _metrics(training: TrainingConfig, said: Mean) -> dict[str, float]:
 
 
 def _write_result(federation: str, training: TrainingConfig, journal: Journal, status: Status) -> None:
-    folder, final = journal.folder / "result", journal.rounds[training.rounds]
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder, start, final = journal.folder / "result", journal.folder / "adapter", journal.rounds[training.rounds]
+    with translated(folder):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if start.exists():
+            shutil.copytree(start, folder, dirs_exist_ok=True)
     result: dict[str, Any] = {
         "federation": federation,
         "run": journal.run,

@@ -85,8 +85,10 @@ def draft_bank(
     if output.exists():
         raise FolderError(f"{output}: is there already", "name a new file: nothing of yours is to be written over")
     if asked.training and (found := base_model_hash(base_model)) != asked.training.base_model.sha256:
-        raise FactsError(f"{base_model} holds a model of hash {found[:16]}..., {asked.name} is for {asked.training.base_model.sha256[:16]}...",
-                         "is it the model, and the revision, that the coordinator has named?")  # fmt: skip
+        raise FactsError(
+            f"{base_model} holds a model of hash {found[:16]}..., {asked.name} is for {asked.training.base_model.sha256[:16]}...",
+            "is it the model, and the revision, that the coordinator has named?",
+        )
     text = drafts.draft_bank(
         asked, bank=bank, base_model=base_model.resolve(), train=train.resolve(), unit=unit, units=units, bundle=sha256(build()),
         coordinator=coordinator or f"{asked.hosts[0]}:9443",

@@ -69,6 +69,17 @@ def stop(name: Name, home: CoordinatorHome = COORDINATOR) -> None:
     print(f"{name} ends after the exchange that goes on; consortium federation resume {name} --home {home}")
 
 
+@app.command()
+def demo(
+    banks: Annotated[int, typer.Option(help="How many, from 4.")] = 4,
+    output: Annotated[Path, typer.Option(help="Folder for all of it.", metavar="DIR")] = Path("demo-federation"),
+) -> None:
+    """All of it on this machine: data, keys, processes, TLS, private training, a bank that dies, dossiers. Under 10 minutes."""
+    from consortium.federation.demo import run_demo
+
+    run_demo(output, banks)
+
+
 def _order(home: Path, name: str) -> None:
     """Start it, and show it until it is over. Raises RunFailed."""
     from federation.errors import RunFailed

@@ -1,0 +1,348 @@
+"""`consortium federation demo`: a coordinator and its banks on this machine, as real processes over TLS, on generated data."""
+
+import contextlib
+import csv
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from federation.base_model import base_model_hash
+from federation.config import load_federation
+from federation.drafts import draft_bank, draft_training
+from federation.errors import FactsError, ProcessError
+from federation.files import read, write, write_bytes
+from federation.home import Home
+from federation.member import Known
+from federation.processes import free_ports
+from federation.registry import Registry
+from federation.roster import SignedRoster
+
+NAMES = ("ulm", "lyon", "porto", "turku", "ghent", "graz", "lund", "siena")
+RUN = "demo"
+DELTA = 1e-5
+_TICKETS, _DOCUMENTS = 16000, 1500
+_OWN_SEGMENT = 0.7
+"""Share of a bank's customers that are of the segment it is for; the others are of any"""
+_TERMS: dict[str, Any] = {
+    "adapter": {"rank": 16, "alpha": 32, "targets": "all-linear"},
+    "rounds": 4,
+    "local": {"steps": 15, "batch": 256, "learning_rate": 5e-3, "clip_norm": 0.1, "max_length": 96},
+    "privacy": {"epsilon": 8, "epsilon_round": 8, "delta": DELTA},
+    "timeouts": dict.fromkeys(("keys", "shares", "view", "reveal", "receipt"), 60) | {"update": 300},
+}
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Bank:
+    name: str
+    home: Path
+    rows: Path
+    units: int
+
+    @property
+    def file(self) -> Path:
+        return self.home / "bank.yaml"
+
+
+def run_demo(folder: Path, count: int) -> dict[str, Any]:
+    """Make data, a model and a federation in `folder`, run it while a bank dies and comes back, and compare what came of it.
+
+    The data, the model and what was compared are kept for another time. Raises ProcessError, RunFailed, FactsError.
+    """
+    from trainers.data.synthetic import write_demo_data
+
+    began, folder = time.monotonic(), folder.resolve()
+    if not 4 <= count <= len(NAMES):
+        raise FactsError(f"{count} banks: expected 4 to {len(NAMES)}", "with fewer none may vanish from a round")
+    console.print("[bold]1. data[/]  customers of each bank, most of them of one segment; policy documents")
+    data = write_demo_data(folder / "data", tickets=_TICKETS, documents=_DOCUMENTS)
+    console.print("[bold]2. base model[/]  a small Llama, trained from random on the policy documents")
+    base = _base_model(folder, data.policies)
+    console.print("[bold]3. enrolment[/]  keys, certificates, fingerprints told by telephone, a roster that all sign, budgets")
+    home, [port] = folder / "coordinator", free_ports(1)
+    for old in (home, folder / "banks"):
+        shutil.rmtree(old, ignore_errors=True)
+    banks = _split(data.intents_train, folder / "banks", NAMES[:count])
+    _enrol(home, banks)
+    labels = sorted({row["label"] for row in csv.DictReader(data.intents_train.open())})
+    _write_terms(home, banks, base, labels)
+    _write_banks(home, banks, base, f"127.0.0.1:{port}")
+    console.print(f"[bold]4. run[/]  {_TERMS['rounds']} rounds of {count} banks; {banks[2].name} is killed in the second, and comes back")
+    with _Processes(folder / "logs") as processes:
+        _federate(processes, home, banks, base, port)
+        _show(["status", "--home", str(home), "--once"])
+        _show(["status", "--home", str(banks[0].home)])
+    console.print("[bold]5. audit[/]  the banks' transcripts compared; dossiers of coordinator and bank")
+    _audit(folder, home, banks)
+    console.print("[bold]6. compare[/]  on customers of all banks held out: federated, each bank alone, all rows in one place")
+    results = _compare(folder, home, banks, base, data.intents_train, data.intents_test)
+    _table(results, home, banks, time.monotonic() - began)
+    return results
+
+
+def _base_model(folder: Path, policies: Path) -> Path:
+    from consortium.demo import make_shape, pretrain_job, run_once
+
+    make_shape(folder / "shape", policies)
+    return run_once(pretrain_job(folder, policies)) / "model"
+
+
+def _split(rows: Path, folder: Path, names: Sequence[str]) -> list[Bank]:
+    """Customers to banks: a bank is for a segment, and most of its customers are of that; nobody has two banks."""
+    with rows.open(newline="", encoding="utf-8") as stream:
+        all_rows = list(csv.DictReader(stream))
+    segments, rng, bank_of = sorted({row["segment"] for row in all_rows}), random.Random(0), dict[str, int]()
+    for row in all_rows:
+        if row["customer_id"] not in bank_of:
+            fitting = [place for place in range(len(names)) if segments[place % len(segments)] == row["segment"]]
+            bank_of[row["customer_id"]] = rng.choice(fitting) if rng.random() < _OWN_SEGMENT else rng.randrange(len(names))
+    banks = []
+    for place, name in enumerate(names):
+        mine = [row for row in all_rows if bank_of[row["customer_id"]] == place]
+        home = folder / name
+        home.mkdir(mode=0o700, parents=True)
+        with (home / "rows.csv").open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, [*all_rows[0]])
+            writer.writeheader()
+            writer.writerows(mine)
+        banks.append(Bank(name, home, home / "rows.csv", len({row["customer_id"] for row in mine})))
+    return banks
+
+
+def _enrol(home: Path, banks: Sequence[Bank]) -> None:
+    """What takes people and telephones elsewhere."""
+    now = datetime.now(UTC)
+    registry = Registry.create(home, "demo", ["127.0.0.1", "localhost"], now)
+    homes = {bank.name: Home(bank.home) for bank in banks}
+    told = Known(fingerprints={name: own.make_keys(name, rotate=False).member.fingerprint for name, own in homes.items()})
+    for own in homes.values():
+        own.accept(registry.approve(own.request(), told, now), now)
+    path, _ = registry.propose()
+    for _ in range(2):  # the second time it is complete, and in force
+        for own in homes.values():
+            write(path, own.sign(read(SignedRoster, path), told))
+
+
+def _write_terms(home: Path, banks: Sequence[Bank], base: Path, labels: Sequence[str]) -> None:
+    path = home / "federation.yaml"
+    most = max(bank.units for bank in banks)
+    draft = draft_training(
+        task="classify", labels=labels, base_model=base, sha256=base_model_hash(base), banks=len(banks), colluders=1, units=most
+    )
+    values = yaml.safe_load(path.read_text() + draft)
+    values["training"] |= _TERMS
+    write_bytes(path, yaml.safe_dump(values, sort_keys=False).encode())
+
+
+def _write_banks(home: Path, banks: Sequence[Bank], base: Path, coordinator: str) -> None:
+    from federation.bundle import build, sha256
+    from privacy.ledger import Ledger
+    from trainers.data.prepare import describe_file
+
+    federation = load_federation(home / "federation.yaml")
+    for bank in banks:
+        text = draft_bank(
+            federation, bank=bank.name, base_model=base, train=bank.rows, unit="customer_id", units=bank.units,
+            bundle=sha256(build()), coordinator=coordinator,
+        )  # fmt: skip
+        write_bytes(bank.file, text.encode())
+        with Ledger.create(bank.home / "ledger.db") as ledger:
+            ledger.grant("customers", 2 * _TERMS["privacy"]["epsilon"], DELTA, by="the demo's officer")
+            ledger.attach("customers", describe_file(bank.rows)["sha256"], str(bank.rows), bank.units)
+
+
+class _Processes:
+    """`consortium` commands that go on, in process groups of their own; all are ended with the `with` block."""
+
+    def __init__(self, logs: Path) -> None:
+        logs.mkdir(parents=True, exist_ok=True)
+        self._logs = logs
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> "_Processes":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._running.values():
+            process.terminate()
+        for process in self._running.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(60)
+            process.kill()
+
+    def start(self, name: str, *arguments: str) -> None:
+        with (self._logs / f"{name}.log").open("ab") as log:
+            self._running[name] = subprocess.Popen(_command(*arguments), stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+
+    def kill(self, name: str) -> None:
+        """With SIGKILL; its children die with it."""
+        self._running.pop(name).kill()
+
+    def wait_for(self, name: str, text: str, seconds: float = 180.0) -> None:
+        """Until it has said so. Raises ProcessError."""
+        log, until = self._logs / f"{name}.log", time.monotonic() + seconds
+        while text not in log.read_text(errors="replace"):
+            if self._running[name].poll() is not None or time.monotonic() > until:
+                raise ProcessError(f"{name} has not come up", log.read_text(errors="replace")[-600:])
+            time.sleep(0.2)
+
+
+def _command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "consortium", "federation", *arguments]
+
+
+def _federate(processes: _Processes, home: Path, banks: Sequence[Bank], base: Path, port: int) -> None:
+    processes.start("coordinator", "coordinator", "--home", str(home), "--port", str(port))
+    processes.wait_for("coordinator", "banks reach this side")
+    for bank in banks:
+        processes.start(bank.name, "bank", str(bank.file), "--home", str(bank.home))
+    for bank in banks:
+        processes.wait_for(bank.name, "takes part")
+    with _vanishing(processes, home, banks[2]):
+        _show(["run", RUN, "--home", str(home), "--base-model", str(base)])
+
+
+@contextlib.contextmanager
+def _vanishing(processes: _Processes, home: Path, bank: Bank) -> Iterator[None]:
+    """Kill a bank in the second round when its vector is on its way, and start it again after the round."""
+    over = threading.Event()
+
+    def watch() -> None:
+        if _reached(home, over, round=2, exchange=3):
+            processes.kill(bank.name)
+            print(f"{time.strftime('%H:%M:%S')}    {bank.name} was killed with SIGKILL", flush=True)
+        if _reached(home, over, round=3, exchange=0):
+            processes.start(bank.name, "bank", str(bank.file), "--home", str(bank.home))
+            print(f"{time.strftime('%H:%M:%S')}    {bank.name} is started again", flush=True)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _reached(home: Path, over: threading.Event, *, round: int, exchange: int) -> bool:
+    status = home / "runs" / RUN / "status.json"
+    while not over.wait(0.1):
+        if status.exists():
+            shown = json.loads(status.read_bytes())
+            if (shown["round"], (shown["exchange"] or {"number": -1})["number"]) >= (round, exchange):
+                return True
+    return False
+
+
+def _audit(folder: Path, home: Path, banks: Sequence[Bank]) -> None:
+    exported = [str(folder / "transcripts" / bank.name) for bank in banks]
+    shutil.rmtree(folder / "transcripts", ignore_errors=True)
+    (folder / "transcripts").mkdir()
+    for bank, path in zip(banks, exported, strict=True):
+        _show(["export-transcript", path, "--home", str(bank.home)], quiet=True)
+    _show(["verify-transcripts", *exported, "--home", str(banks[0].home)])
+    given = [part for path in exported for part in ("--transcript", path)]
+    _show(["report", "--home", str(home), "--run", RUN, *given])
+    _show(["report", "--home", str(banks[0].home), *given])
+
+
+def _show(arguments: Sequence[str], *, quiet: bool = False) -> None:
+    """Run a command to its end, its output shown. Raises ProcessError."""
+    if not quiet:
+        console.print(f"[dim]$ consortium federation {' '.join(arguments[:5])}{' ...' if len(arguments) > 5 else ''}[/]")
+    done = subprocess.run(_command(*arguments), check=False, stdout=subprocess.DEVNULL if quiet else None)
+    if done.returncode:
+        raise ProcessError(f"consortium federation {arguments[0]} has ended with exit code {done.returncode}", "its last lines say why")
+
+
+def _compare(folder: Path, home: Path, banks: Sequence[Bank], base: Path, pooled: Path, test: Path) -> dict[str, Any]:
+    """Accuracy on customers of all banks. Alone and pooled: as many private steps as a bank takes in all rounds, and the same epsilon."""
+    result = home / "runs" / RUN / "result"
+    alone = {bank.name: _alone(folder / "alone", bank.name, bank.rows, bank.units, base, test) for bank in banks}
+    return {
+        "federated": _accuracy(result, base, test),
+        "alone": alone,
+        "pooled": _alone(folder / "alone", "pooled", pooled, sum(bank.units for bank in banks), base, test),
+    }
+
+
+def _alone(folder: Path, name: str, rows: Path, units: int, base: Path, test: Path) -> float:
+    """The accuracy of what an ordinary private job makes of these rows."""
+    from privacy.ledger import Ledger
+    from trainers.data.prepare import describe_file
+
+    run_dir, local, adapter = folder / name, _TERMS["local"], _TERMS["adapter"]
+    shutil.rmtree(run_dir, ignore_errors=True)
+    run_dir.mkdir(parents=True)
+    with Ledger.create(run_dir / "ledger.db") as ledger:
+        ledger.grant("customers", 2 * _TERMS["privacy"]["epsilon"], DELTA)
+        ledger.attach("customers", describe_file(rows)["sha256"], str(rows), units)
+    config = {
+        "name": name,
+        "output": str(folder),
+        "task": "classify",
+        "model": str(base),
+        "method": {"lora": adapter | {"train_a": False}},
+        "data": {"train": str(rows), "validation_fraction": 0.0, "max_length": local["max_length"], "over_length": "truncate"},
+        "train": {
+            "max_steps": local["steps"] * _TERMS["rounds"], "global_batch_size": local["batch"], "learning_rate": local["learning_rate"],
+            "schedule": "constant", "warmup": 0,
+        },
+        "tracking": {"tensorboard": False},
+        "privacy": {
+            "epsilon": _TERMS["privacy"]["epsilon"], "delta": DELTA, "clip_norm": local["clip_norm"], "units": units, "restarts": 0,
+            "unit": {"column": "customer_id", "max_records": 8}, "ledger": str(run_dir / "ledger.db"),
+        },
+    }  # fmt: skip
+    (run_dir / "config.json").write_text(json.dumps(config))
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with (run_dir / "log").open("wb") as log:
+        command = [sys.executable, "-m", "trainers", str(run_dir / "config.json")]
+        if subprocess.run(command, check=False, stdout=log, stderr=log, env=environment).returncode:
+            raise ProcessError(f"training {name} has failed", f"{run_dir / 'log'} says why")
+    return _accuracy(run_dir / "adapter", base, test)
+
+
+def _accuracy(adapter: Path, base: Path, test: Path) -> float:
+    import torch
+
+    from trainers.config import DataConfig, ModelConfig
+    from trainers.evaluate import read_items, score, summarise
+    from trainers.model import load_finetuned
+    from trainers.worker import quiet
+
+    quiet()
+    torch.set_num_threads(1)
+    loaded = load_finetuned(adapter, ModelConfig(path=str(base), dtype="float32"), "classify", device=torch.device("cpu"))
+    items = read_items(DataConfig(train=[test]), "classify", test, limit=None)
+    return float(summarise(score(loaded, "classify", items, max_length=_TERMS["local"]["max_length"]))["accuracy"])
+
+
+def _table(results: dict[str, Any], home: Path, banks: Sequence[Bank], seconds: float) -> None:
+    out = Console(highlight=False, soft_wrap=True)
+    epsilon = _TERMS["privacy"]["epsilon"]
+    table = Table("held-out customers of all banks", "accuracy", f"epsilon {epsilon:g} for customers of", box=None, padding=(0, 2))
+    table.add_row("federated", f"{results['federated']:.3f}", "each bank; no bank or coordinator saw another's update")
+    for bank in banks:
+        table.add_row(f"{bank.name} alone", f"{results['alone'][bank.name]:.3f}", f"that bank: {bank.units:,}")
+    table.add_row(
+        "all rows in one place", f"{results['pooled']:.3f}", f"all banks, whom everybody has to trust: {sum(b.units for b in banks):,}"
+    )
+    out.print(table)
+    out.print(f"  adapter  {home / 'runs' / RUN / 'result'}\n  dossier  {home / 'report' / RUN / 'dossier.html'}")
+    out.print(f"  of {banks[0].name}   {banks[0].home / 'report' / 'dossier.html'}\n  in {seconds:.0f} s")
