@@ -121,7 +121,7 @@ def draft_training(*, task: str, labels: Sequence[str], base_model: Path, sha256
 def draft_bank(
     federation: FederationConfig, *, bank: str, base_model: Path, train: Path, unit: str, units: int, bundle: str, coordinator: str
 ) -> str:
-    """A bank.yaml for the federation's `training` block. `unit` is record, or a column's name. Raises FactsError where there is no block."""
+    """A bank.yaml for the federation's `training` block; `unit` is record or a column's name. FactsError where there is no block."""
     training = _training(federation)
     proposal, privacy = training.proposal(bundle, federation.colluders), training.privacy
     return _BANK.format(
