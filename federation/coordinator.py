@@ -201,7 +201,7 @@ class _Coordinator:
                 if reply.bank not in pending:
                     continue
                 if reply.content is None:
-                    self._status.bank(reply.bank, "unreachable", reply.error)
+                    self._status.unreachable(reply.bank, reply.error)
                     due[reply.bank] = self._clock() + _AGAIN_SECONDS
                 elif self._take(reply.bank, reply.content, invitation, session):
                     del pending[reply.bank]

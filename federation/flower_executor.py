@@ -19,6 +19,7 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import run_clientapp
 
 import federation.flower_client  # noqa: F401  once, for all that are forked
+from federation import bundle
 from federation.processes import LOOPBACK
 
 _POLL_SECONDS = 0.1
@@ -38,6 +39,7 @@ def tasks(folder: Path, port: int) -> RuntimeHttpClient:
 def main(folder: Path, port: int) -> None:
     """Until it is killed."""
     client, parent = tasks(folder, port), os.getpid()
+    bundle.code()  # of the sources that were imported, whatever is installed in their place later
     while True:
         if token := client.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])).token:
             signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them

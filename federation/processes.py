@@ -97,6 +97,13 @@ class Children:
                 child.end_group(signal.SIGKILL)
                 self._running[place] = _Child(child.command, child.log)
 
+    def kill(self, name: str) -> None:
+        """One of them with SIGKILL, as if its machine had died."""
+        [child] = [child for child in self._running if child.command.name == name]
+        self._running.remove(child)
+        child.end_group(signal.SIGKILL)
+        child.process.wait()
+
     def stop(self) -> None:
         """All that run, the last one first: SIGTERM to its group, and SIGKILL to what is left of it."""
         while self._running:

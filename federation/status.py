@@ -4,6 +4,7 @@
     attempt {round, attempt, kind, banks}                        failed_attempt {message}
     exchange {number, name, answered, of, seconds, bytes_in, bytes_out}
     refusal {bank, rule, asked, allowed}                         failure {bank, message}
+    unreachable {bank, message}
     round {round, attempt, banks, metrics, seconds}
 
 Metrics are of the model that the round began with.
@@ -100,6 +101,12 @@ class Status:
     def refusal(self, bank: str, rule: str, asked: str, allowed: str) -> None:
         self._events.emit("refusal", bank=bank, rule=rule, asked=asked, allowed=allowed)
         self.bank(bank, "refused", f"{rule}: asked {asked}, allowed {allowed}")
+
+    def unreachable(self, bank: str, message: str) -> None:
+        """A leg to it has failed; told once for as long as the reason is the same."""
+        if self._banks.get(bank) != {"state": "unreachable", "detail": message}:
+            self._events.emit("unreachable", bank=bank, message=message)
+        self.bank(bank, "unreachable", message)
 
     def failure(self, bank: str, message: str) -> None:
         self._events.emit("failure", bank=bank, message=message)

@@ -8,7 +8,6 @@ import random
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from federation.errors import FactsError, ProcessError
 from federation.files import read, write, write_bytes
 from federation.home import Home
 from federation.member import Known
-from federation.processes import free_ports
+from federation.processes import Children, Command, free_ports
 from federation.registry import Registry
 from federation.roster import SignedRoster
 
@@ -75,7 +74,7 @@ def run_demo(folder: Path, count: int) -> dict[str, Any]:
     base = _base_model(folder, data.policies)
     console.print("[bold]3. enrolment[/]  keys, certificates, fingerprints told by telephone, a roster that all sign, budgets")
     home, [port] = folder / "coordinator", free_ports(1)
-    for old in (home, folder / "banks"):
+    for old in (home, folder / "banks", folder / "logs"):
         shutil.rmtree(old, ignore_errors=True)
     banks = _split(data.intents_train, folder / "banks", NAMES[:count])
     _enrol(home, banks)
@@ -83,10 +82,10 @@ def run_demo(folder: Path, count: int) -> dict[str, Any]:
     _write_terms(home, banks, base, labels)
     _write_banks(home, banks, base, f"127.0.0.1:{port}")
     console.print(f"[bold]4. run[/]  {_TERMS['rounds']} rounds of {count} banks; {banks[2].name} is killed in the second, and comes back")
-    with _Processes(folder / "logs") as processes:
-        _federate(processes, home, banks, base, port)
-        _show(["status", "--home", str(home), "--once"])
-        _show(["status", "--home", str(banks[0].home)])
+    with Children(folder / "logs") as children:
+        _federate(children, home, banks, base, port)
+        _show("status", "--home", home, "--once")
+        _show("status", "--home", banks[0].home)
     console.print("[bold]5. audit[/]  the banks' transcripts compared; dossiers of coordinator and bank")
     _audit(folder, home, banks)
     console.print("[bold]6. compare[/]  on customers of all banks held out: federated, each bank alone, all rows in one place")
@@ -166,87 +165,50 @@ def _write_banks(home: Path, banks: Sequence[Bank], base: Path, coordinator: str
             ledger.attach("customers", describe_file(bank.rows)["sha256"], str(bank.rows), bank.units)
 
 
-class _Processes:
-    """`consortium` commands that go on, in process groups of their own; all are ended with the `with` block."""
-
-    def __init__(self, logs: Path) -> None:
-        logs.mkdir(parents=True, exist_ok=True)
-        self._logs = logs
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
-
-    def __enter__(self) -> "_Processes":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for process in self._running.values():
-            process.terminate()
-        for process in self._running.values():
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(60)
-            process.kill()
-
-    def start(self, name: str, *arguments: str) -> None:
-        with (self._logs / f"{name}.log").open("ab") as log:
-            self._running[name] = subprocess.Popen(_command(*arguments), stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-
-    def kill(self, name: str) -> None:
-        """With SIGKILL; its children die with it."""
-        self._running.pop(name).kill()
-
-    def wait_for(self, name: str, text: str, seconds: float = 180.0) -> None:
-        """Until it has said so. Raises ProcessError."""
-        log, until = self._logs / f"{name}.log", time.monotonic() + seconds
-        while text not in log.read_text(errors="replace"):
-            if self._running[name].poll() is not None or time.monotonic() > until:
-                raise ProcessError(f"{name} has not come up", log.read_text(errors="replace")[-600:])
-            time.sleep(0.2)
-
-
-def _command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "consortium", "federation", *arguments]
-
-
-def _federate(processes: _Processes, home: Path, banks: Sequence[Bank], base: Path, port: int) -> None:
-    processes.start("coordinator", "coordinator", "--home", str(home), "--port", str(port))
-    processes.wait_for("coordinator", "banks reach this side")
+def _federate(children: Children, home: Path, banks: Sequence[Bank], base: Path, port: int) -> None:
+    """Start both sides, and a run; kill a bank in the second round when its vector is on its way, and start it again in the third."""
+    children.start(_command("coordinator", "--home", home, "--port", port, name="coordinator"))
+    _wait_for(children, home.parent / "logs" / "coordinator.log", "banks reach this side")
     for bank in banks:
-        processes.start(bank.name, "bank", str(bank.file), "--home", str(bank.home))
+        children.start(_of_bank(bank))
     for bank in banks:
-        processes.wait_for(bank.name, "takes part")
-    with _vanishing(processes, home, banks[2]):
-        _show(["run", RUN, "--home", str(home), "--base-model", str(base)])
+        _wait_for(children, home.parent / "logs" / f"{bank.name}.log", "takes part")
+    victim, plan = banks[2], [(2, 3, "is killed"), (3, 0, "is started again")]
+    with _shown("run", RUN, "--home", home, "--base-model", base) as run:
+        while run.poll() is None:
+            time.sleep(0.1)
+            children.check()
+            if plan and _reached(home / "runs" / RUN / "status.json") >= plan[0][:2]:
+                *_, what = plan.pop(0)
+                if plan:
+                    children.kill(victim.name)
+                else:
+                    children.start(_of_bank(victim))
+                print(f"{time.strftime('%H:%M:%S')}    {victim.name} {what}", flush=True)
 
 
-@contextlib.contextmanager
-def _vanishing(processes: _Processes, home: Path, bank: Bank) -> Iterator[None]:
-    """Kill a bank in the second round when its vector is on its way, and start it again after the round."""
-    over = threading.Event()
-
-    def watch() -> None:
-        if _reached(home, over, round=2, exchange=3):
-            processes.kill(bank.name)
-            print(f"{time.strftime('%H:%M:%S')}    {bank.name} was killed with SIGKILL", flush=True)
-        if _reached(home, over, round=3, exchange=0):
-            processes.start(bank.name, "bank", str(bank.file), "--home", str(bank.home))
-            print(f"{time.strftime('%H:%M:%S')}    {bank.name} is started again", flush=True)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+def _of_bank(bank: Bank) -> Command:
+    return _command("bank", bank.file, "--home", bank.home, name=bank.name)
 
 
-def _reached(home: Path, over: threading.Event, *, round: int, exchange: int) -> bool:
-    status = home / "runs" / RUN / "status.json"
-    while not over.wait(0.1):
-        if status.exists():
-            shown = json.loads(status.read_bytes())
-            if (shown["round"], (shown["exchange"] or {"number": -1})["number"]) >= (round, exchange):
-                return True
-    return False
+def _reached(status: Path) -> tuple[int, int]:
+    """Round and exchange."""
+    shown = json.loads(status.read_bytes()) if status.exists() else {"round": 0, "exchange": None}
+    return shown["round"], shown["exchange"]["number"] if shown["exchange"] else -1
+
+
+def _wait_for(children: Children, log: Path, text: str, seconds: float = 180.0) -> None:
+    """Until it says so. Raises ProcessError."""
+    until = time.monotonic() + seconds
+    while text not in log.read_text(errors="replace"):
+        children.check()
+        if time.monotonic() > until:
+            raise ProcessError(f"{log.stem} has not come up in {seconds:.0f} s", f"{log} says where it is")
+        time.sleep(0.2)
+
+
+def _command(*arguments: object, name: str) -> Command:
+    return Command(name, (sys.executable, "-m", "consortium", "federation", *map(str, arguments)))
 
 
 def _audit(folder: Path, home: Path, banks: Sequence[Bank]) -> None:
@@ -254,20 +216,32 @@ def _audit(folder: Path, home: Path, banks: Sequence[Bank]) -> None:
     shutil.rmtree(folder / "transcripts", ignore_errors=True)
     (folder / "transcripts").mkdir()
     for bank, path in zip(banks, exported, strict=True):
-        _show(["export-transcript", path, "--home", str(bank.home)], quiet=True)
-    _show(["verify-transcripts", *exported, "--home", str(banks[0].home)])
+        _show("export-transcript", path, "--home", bank.home, quiet=True)
+    _show("verify-transcripts", *exported, "--home", banks[0].home)
     given = [part for path in exported for part in ("--transcript", path)]
-    _show(["report", "--home", str(home), "--run", RUN, *given])
-    _show(["report", "--home", str(banks[0].home), *given])
+    _show("report", "--home", home, "--run", RUN, *given)
+    _show("report", "--home", banks[0].home, *given)
 
 
-def _show(arguments: Sequence[str], *, quiet: bool = False) -> None:
-    """Run a command to its end, its output shown. Raises ProcessError."""
+@contextlib.contextmanager
+def _shown(*arguments: object, quiet: bool = False) -> Iterator[subprocess.Popen[bytes]]:
+    """A command, its output shown, waited for at the end. Raises ProcessError unless its exit code is 0."""
+    told = [str(argument) for argument in arguments]
     if not quiet:
-        console.print(f"[dim]$ consortium federation {' '.join(arguments[:5])}{' ...' if len(arguments) > 5 else ''}[/]")
-    done = subprocess.run(_command(*arguments), check=False, stdout=subprocess.DEVNULL if quiet else None)
-    if done.returncode:
-        raise ProcessError(f"consortium federation {arguments[0]} has ended with exit code {done.returncode}", "its last lines say why")
+        console.print(f"[dim]$ consortium federation {' '.join(told[:5])}{' ...' if told[5:] else ''}[/]")
+    with subprocess.Popen(_command(*told, name="").arguments, stdout=subprocess.DEVNULL if quiet else None) as process:
+        try:
+            yield process
+        except BaseException:
+            process.terminate()
+            raise
+    if process.returncode:
+        raise ProcessError(f"consortium federation {told[0]} has ended with exit code {process.returncode}", "its last lines say why")
+
+
+def _show(*arguments: object, quiet: bool = False) -> None:
+    with _shown(*arguments, quiet=quiet):
+        pass
 
 
 def _compare(folder: Path, home: Path, banks: Sequence[Bank], base: Path, pooled: Path, test: Path) -> dict[str, Any]:

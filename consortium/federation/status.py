@@ -87,7 +87,7 @@ def line(event: Shown) -> str:
             text = f"  {event['name']}: {event['answered']} of {event['of']} banks, {event['seconds']:.1f} s, {moved}"
         case "refusal":
             text = f"  {event['bank']} refuses by {event['rule']}: asked {event['asked']}, allowed {event['allowed']}"
-        case "failure":
+        case "failure" | "unreachable":
             text = f"  {event['bank']}: {event['message']}"
         case "round":
             metrics = "".join(f", {name} {number(value)}" for name, value in event["metrics"].items())
