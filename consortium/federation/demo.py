@@ -193,8 +193,10 @@ def _of_bank(bank: Bank) -> Command:
 
 def _reached(status: Path) -> tuple[int, int]:
     """Round and exchange."""
-    shown = json.loads(status.read_bytes()) if status.exists() else {"round": 0, "exchange": None}
-    return shown["round"], shown["exchange"]["number"] if shown["exchange"] else -1
+    if not status.exists():
+        return 0, -1
+    shown: dict[str, Any] = json.loads(status.read_bytes())
+    return shown["round"], -1 if shown["exchange"] is None else shown["exchange"]["number"]
 
 
 def _wait_for(children: Children, log: Path, text: str, seconds: float = 180.0) -> None:
