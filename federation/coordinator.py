@@ -172,8 +172,8 @@ class _Coordinator:
         self._farewell(Close(invitation=invitation.digest, banks=closed.banks, model=bytes.fromhex(closed.adapter)), cohort)
 
     def _farewell(self, close: Close, cohort: tuple[str, ...]) -> None:
-        """Tell the banks that took part how it ended, waiting for those that are known to listen."""
-        here = self._transport.reachable() & {*cohort} - self._out.keys()
+        """Tell all who were invited how it ended, waiting for those that are known to listen."""
+        here = self._transport.reachable() & {*cohort}
         listening = self._status.answering & here
         for bank in here - listening:
             self._transport.send(bank, letters.seal(close))

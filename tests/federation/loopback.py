@@ -164,6 +164,14 @@ class World:
             self.banks[name] = Bank(self.bank_folder(name), lambda: self.config(name), MODEL, self.toys[name], lambda: self.now())
         return self.banks[name]
 
+    def answer(self, name: str, request: bytes) -> bytes:
+        """A bank's, which is started again as often as it dies."""
+        while True:
+            try:
+                return self.bank(name).on(request)
+            except Killed:
+                self.restart(name)
+
     def restart(self, name: str) -> None:
         """Killed and started again: only its folder is left."""
         if name in self.banks:
@@ -246,6 +254,8 @@ class Loopback:
     """Whether every letter and every reply comes twice, and replies in another order"""
     change: Callable[[str, bytes], bytes] = lambda bank, content: content
     """What becomes of a letter on its way"""
+    lie: Callable[[str, bytes], bytes] = lambda bank, content: content
+    """And of an answer, before it leaves the bank"""
     clock: float = 0.0
     gone: set[str] = field(default_factory=set)
     replies: list[Reply] = field(default_factory=list)
@@ -265,7 +275,7 @@ class Loopback:
             self.replies.append(Reply(bank, None, "gone"))
             return
         content = self.change(bank, content)
-        answer = self.world.bank(bank).on(content)
+        answer = self.lie(bank, self.world.answer(bank, content))
         if self.restart:
             self.world.restart(bank)
             again = self.world.bank(bank).on(content)
