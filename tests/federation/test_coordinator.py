@@ -18,9 +18,10 @@ from federation.errors import FactsError, JournalError, RunFailed
 from federation.journal import Journal
 from federation.letters import Answer
 from privacy import disk
-from privacy.secagg.messages import Message, Opened, Reveal, sign
+from privacy.secagg.agreement import Secrets
+from privacy.secagg.messages import Keys, Message, Opened, Reveal, sign
 from tests.federation.enrolment import BANKS, Federation
-from tests.federation.loopback import INVITE, RUN, START, UNITS, Killed, Loopback, World, make_world, planned, step
+from tests.federation.loopback import INVITE, RUN, START, UNITS, Killed, Loopback, World, exchange_of, make_world, planned, step
 
 ONE_ROUND = {"rounds": 1}
 UPDATE, CLOSE = 2, 7
@@ -109,6 +110,20 @@ def test_a_bank_that_vanishes_at_any_exchange_breaks_no_round(world: World, exch
     assert [event["banks"] for event in _events(world, "attempt")] == [[*BANKS], [*BANKS]]
     assert _compared(world, "alder") == (["no", "no"] if exchange else ["no"])
     assert _compared(world, "birch") == ["no", "with the last sum"]
+
+
+def test_a_bank_that_is_late_is_not_waited_for_beyond_the_deadline_and_is_told_to_end(world: World) -> None:
+    world.ask(timeouts={"update": 60}, **ONE_ROUND)
+
+    class Slow(Loopback):
+        def send(self, bank: str, content: bytes) -> None:
+            super().send(bank, content)
+            if (bank, exchange_of(content)) == ("alder", UPDATE):
+                self.replies = [reply for reply in self.replies if reply.bank != bank]
+
+    Slow(world).run()
+    _check(world, BANKS[1:])
+    assert [event["seconds"] for event in _events(world, "exchange") if event["name"] == "update"] == [60, 60]
 
 
 def test_when_too_many_vanish_the_round_is_tried_again_with_fresh_updates(world: World) -> None:
@@ -234,6 +249,20 @@ def test_a_bank_that_misbehaves_is_left_out_of_the_next_attempt(world: World) ->
     _check(world, BANKS[1:])
     assert [event["banks"] for event in _events(world, "attempt")] == [[*BANKS], [*BANKS[1:]], [*BANKS]]
     assert "alder has changed its share of dogwood's seed" in _events(world, "failure")[0]["message"]
+
+
+def test_a_bank_whose_secret_cannot_be_rebuilt_is_left_out_of_the_next_attempt(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.ask(**ONE_ROUND)
+    publish = Secrets.publish
+
+    def publish_another(secrets: Secrets, session: bytes, bank: str) -> Keys:
+        keys = publish(secrets, session, bank)
+        return replace(keys, commitment=bytes(32)) if bank == "alder" else keys
+
+    monkeypatch.setattr(Secrets, "publish", publish_another)
+    Loopback(world).run()
+    _check(world, BANKS[1:])
+    assert "alder gave out shares of another secret" in _events(world, "failed_attempt")[0]["message"]
 
 
 @pytest.mark.parametrize("method", ["fedsvd", "fedavg"])
