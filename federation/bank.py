@@ -153,8 +153,8 @@ class Bank:
                         return self._on_close(facts)
             except Declined as declined:
                 refusal = declined.refusal
-                asked = {"letter": facts.letter, "asked": refusal.asked, "allowed": refusal.allowed}
-                self._note(facts if isinstance(facts, Invitation) else None, asked, rule=refusal.rule)
+                about = facts if isinstance(facts, Invitation) else self._current.invitation if self._is_current(facts) else None
+                self._note(about, {"letter": facts.letter, "asked": refusal.asked, "allowed": refusal.allowed}, rule=refusal.rule)
                 return letters.seal(letters.Refusal(invitation=invitation, **asdict(refusal)))
         except Exception as error:  # whatever it is, the bank lives on, and no private text leaves in a message nobody has looked at
             self._log()
@@ -199,7 +199,7 @@ class Bank:
             return budget, price(budget, ledger, config.population)
 
     def _on_message(self, letter: Next, body: Buffer) -> bytes:
-        if self._attempt is None or self._attempt.invitation.digest != letter.invitation:
+        if not self._is_current(letter):
             raise Declined("order", "a message for an attempt that this bank is not in", "those that follow from the last invitation")
         with rule("protocol", "a message of secure aggregation", ProtocolError):
             message = Message.from_bytes(body)
@@ -261,9 +261,9 @@ class Bank:
         return min(1.0, self._read_config().units / most) if most else 1.0
 
     def _on_close(self, letter: Close) -> bytes:
-        if self._attempt and self._attempt.invitation.digest == letter.invitation:
+        if self._is_current(letter):
             told = {"letter": "close", "banks": ", ".join(letter.banks), "model": letter.model.hex() if letter.model else ""}
-            self._note(self._attempt.invitation, told, epsilon=self._attempt.accepted.epsilon)
+            self._note(self._current.invitation, told, epsilon=self._current.accepted.epsilon)
             self._give_up()
         return letters.seal(letters.Done(invitation=letter.invitation))
 
@@ -323,6 +323,9 @@ class Bank:
             for held in ledger.book().reservations(config.population):
                 if held.run.startswith(f"{roster.federation}/") and not held.closed:
                     ledger.reservation(held.id).close()
+
+    def _is_current(self, letter: Next | Close) -> bool:
+        return self._attempt is not None and self._attempt.invitation.digest == letter.invitation
 
     @property
     def _current(self) -> _Attempt:

@@ -44,6 +44,9 @@ from privacy.errors import ConsortiumError, Misbehaviour, SecAggError
 
 _AGAIN_SECONDS = 2.0  # before a letter is sent again whose leg has failed, and between looks for banks
 _FAREWELL_SECONDS = 30.0  # for a letter after which nothing is missing but the bank's word that it came
+_CLOSE = 7  # after those of secure aggregation
+_UNREAD = bytes(32)  # in place of the invitation, where a bank could not read what it was sent
+_RESUME = "`consortium federation status` shows the banks; `consortium federation resume` takes the run up again"
 Clock = Callable[[], float]
 
 
@@ -174,12 +177,12 @@ class _Coordinator:
         self._farewell(Close(invitation=invitation.digest, banks=closed.banks, model=bytes.fromhex(closed.adapter)), cohort)
 
     def _farewell(self, close: Close, cohort: tuple[str, ...]) -> None:
-        """Tell the banks that took part how it ended, waiting for those that are known to listen."""
-        here = self._transport.reachable() & {*cohort} - self._out.keys()
+        """Tell all who were invited how it ended, waiting for those that are known to listen."""
+        here = self._transport.reachable() & {*cohort}
         listening = self._status.answering & here
         for bank in here - listening:
             self._transport.send(bank, letters.seal(close))
-        self._exchange(7, "close", _FAREWELL_SECONDS, dict.fromkeys(sorted(listening), letters.seal(close)), close.invitation)
+        self._exchange(_CLOSE, "close", _FAREWELL_SECONDS, dict.fromkeys(sorted(listening), letters.seal(close)), close.invitation)
         self._transport.forget()
 
     def _exchange(
@@ -224,12 +227,12 @@ class _Coordinator:
                 case Failure():
                     self._status.failure(bank, letter.message)
                     return True
-                case Answer() | Contribution() if session is not None:
-                    session.take(bank, letter, body)
-                case Done() if session is None:
-                    pass
-                case _:
-                    return False  # to an earlier exchange: it came twice
+                case Answer() | Contribution():
+                    if session is None or not session.take(bank, letter, body):
+                        return False
+                case Done():
+                    if session is not None:
+                        return False
             self._status.bank(bank, "answered")
         except (FactsError, SecAggError) as error:
             if session is not None and session.over:
@@ -281,10 +284,6 @@ class _Coordinator:
     def _check_stop(self) -> None:
         if (self._journal.folder / "stop").exists():
             raise _Stopped
-
-
-_UNREAD = bytes(32)
-_RESUME = "`consortium federation status` shows the banks; `consortium federation resume` takes the run up again"
 
 
 def _metrics(training: TrainingConfig, said: Mean) -> dict[str, float]:

@@ -30,8 +30,9 @@ class Session(Protocol):
         """Nothing more is taken: it is complete, or has failed."""
         ...
 
-    def take(self, bank: str, answer: Answer | Contribution, body: memoryview) -> None:
-        """A bank's answer in the exchange going on. One that is refused raises and changes nothing, unless the session is over then."""
+    def take(self, bank: str, answer: Answer | Contribution, body: memoryview) -> bool:
+        """A bank's answer; False for one to an earlier exchange, which came twice. One that is refused raises and changes nothing, unless
+        the session is over then."""
         ...
 
     def close(self) -> dict[str, bytes]:
@@ -56,11 +57,14 @@ class Masked:
     def over(self) -> bool:
         return self._server.over
 
-    def take(self, bank: str, answer: Answer | Contribution, body: memoryview) -> None:
+    def take(self, bank: str, answer: Answer | Contribution, body: memoryview) -> bool:
         message = Message.from_bytes(body)
         if not isinstance(message, Signed) or message.bank != bank:
             raise ProtocolError(f"a message that {bank} has not signed")
+        if message.exchange < self._server.exchange:
+            return False
         self._letters = self._server.on(message)
+        return True
 
     def close(self) -> dict[str, bytes]:
         sent = self._letters or self._server.close_exchange()  # the last answer of a whole roster has closed it
@@ -84,7 +88,7 @@ class Open:
         self._roster, self._least = roster, invitation.training.threshold
         self._sum = np.zeros(invitation.length(layout))
 
-    def take(self, bank: str, answer: Answer | Contribution, body: memoryview) -> None:
+    def take(self, bank: str, answer: Answer | Contribution, body: memoryview) -> bool:
         if len(body) != 4 * len(self._sum):
             raise ProtocolError(f"a vector of {len(body)} bytes, expected {4 * len(self._sum)}")
         vector = np.frombuffer(body, "<f4")
@@ -92,6 +96,7 @@ class Open:
             raise ProtocolError("a vector with NaN or infinity in it")
         self._sum += vector
         self.banks = tuple(name for name in self._roster.names if name in (*self.banks, bank))
+        return True
 
     def close(self) -> dict[str, bytes]:
         self.over = True

@@ -128,7 +128,7 @@ class Status:
 
     def ended(self, state: str, **why: str) -> None:
         self._events.emit(state, **why)
-        self._show(state=state, exchange=None, **why)
+        self._show(state=state, exchange=None, **{"message": "", **why})
 
     def _show(self, **changes: Any) -> None:
         self._shown |= changes | {"updated": time.time()}

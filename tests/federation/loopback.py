@@ -164,6 +164,14 @@ class World:
             self.banks[name] = Bank(self.bank_folder(name), lambda: self.config(name), MODEL, self.toys[name], lambda: self.now())
         return self.banks[name]
 
+    def answer(self, name: str, request: bytes) -> bytes:
+        """A bank's, which is started again as often as it dies."""
+        while True:
+            try:
+                return self.bank(name).on(request)
+            except Killed:
+                self.restart(name)
+
     def restart(self, name: str) -> None:
         """Killed and started again: only its folder is left."""
         if name in self.banks:
@@ -243,12 +251,15 @@ class Loopback:
     restart: bool = False
     """Whether every bank is killed after every answer, and before it has left"""
     echo: bool = False
-    """Whether every letter and every reply comes twice, and replies in another order"""
+    """Whether every letter comes twice, every reply once more and again with the next, and replies in another order"""
     change: Callable[[str, bytes], bytes] = lambda bank, content: content
     """What becomes of a letter on its way"""
+    lie: Callable[[str, bytes], bytes] = lambda bank, content: content
+    """And of an answer, before it leaves the bank"""
     clock: float = 0.0
     gone: set[str] = field(default_factory=set)
     replies: list[Reply] = field(default_factory=list)
+    last: list[Reply] = field(default_factory=list)
     sent: list[tuple[str, int]] = field(default_factory=list)
 
     def reachable(self) -> frozenset[str]:
@@ -265,7 +276,7 @@ class Loopback:
             self.replies.append(Reply(bank, None, "gone"))
             return
         content = self.change(bank, content)
-        answer = self.world.bank(bank).on(content)
+        answer = self.lie(bank, self.world.answer(bank, content))
         if self.restart:
             self.world.restart(bank)
             again = self.world.bank(bank).on(content)
@@ -277,12 +288,13 @@ class Loopback:
     def receive(self, timeout: float) -> list[Reply]:
         if not self.replies:
             self.clock += timeout
-        taken = [*self.replies]
-        self.replies = taken[:1] if self.echo and len(taken) > 1 else []  # the last comes once more with the next
+        taken, self.replies = self.replies, []
+        if self.echo:
+            taken, self.last = self.last + taken, taken
         return taken
 
     def forget(self) -> None:
-        self.replies, self.gone = [], set()
+        self.replies, self.last, self.gone = [], [], set()
 
     def run(self) -> None:
         coordinator.run(self.world.made.folder / "coordinator", RUN, self, lambda: self.clock)

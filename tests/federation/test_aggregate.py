@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federation.aggregate import Adapter, Layout, State, advance, begin, bounded, contribution, mean
+from federation.aggregate import Adapter, Layout, State, advance, agree, begin, bounded, contribution, mean
 from federation.errors import AdapterError
 from federation.policy import Method
 from privacy.secagg.fixed_point import fit
@@ -162,6 +162,19 @@ def test_the_order_of_the_banks_does_not_change_a_bit(seed: int, order: list[int
 
     one, other = after(range(5)), after(order)
     assert all(np.array_equal(one.adapter[name], other.adapter[name]) for name in adapter) and np.array_equal(one.velocity, other.velocity)
+
+
+def test_two_results_of_one_sum_agree_to_the_bit_and_under_fedsvd_in_any_basis() -> None:
+    adapter = _make_adapter(1)
+    turn = np.linalg.qr(np.random.default_rng(2).normal(size=(4, 4)))[0]
+    a, b = f"{LAYERS[0]}.lora_A.weight", f"{LAYERS[0]}.lora_B.weight"
+    turned = adapter | {a: (turn.T @ adapter[a]).astype(np.float32), b: (adapter[b] @ turn).astype(np.float32)}
+    for method, same in (("ffa", False), ("fedavg", False), ("fedsvd", True)):
+        layout = Layout.of(adapter, method)
+        assert agree(layout, adapter, dict(adapter)) and agree(layout, adapter, turned) is same
+        for name in (HEAD, b):
+            assert not agree(layout, adapter, adapter | {name: adapter[name] * np.float32(1.0001)})
+        assert not agree(layout, adapter, adapter | {HEAD: np.nextafter(adapter[HEAD], np.float32(np.inf))})
 
 
 def test_weights_and_metrics_come_back_from_the_sum_alone() -> None:

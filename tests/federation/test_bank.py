@@ -204,6 +204,7 @@ def test_a_message_for_no_attempt_is_refused_and_a_wrong_one_changes_nothing(wor
     request = world.invite()
     answer = _ask(world, request)
     _check_refused(world, letters.seal(Next(invitation=answer.invitation), b"x"), "protocol")
+    assert record.decisions(world.bank_folder("alder") / "record.jsonl")[-1].round == 1
     assert _ask(world, request) == answer
 
 

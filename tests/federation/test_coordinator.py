@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,17 @@ import pytest
 from safetensors.numpy import load_file
 
 from federation import bank as bank_side
-from federation import coordinator, record
+from federation import coordinator, letters, record
 from federation.aggregate import Adapter, Layout, State, advance, begin, contribution, mean
+from federation.budget import RoundBudget
 from federation.errors import FactsError, JournalError, RunFailed
 from federation.journal import Journal
+from federation.letters import Answer
+from privacy import disk
+from privacy.secagg.agreement import Secrets
+from privacy.secagg.messages import Keys, Message, Opened, Reveal, sign
 from tests.federation.enrolment import BANKS, Federation
-from tests.federation.loopback import INVITE, RUN, START, UNITS, Killed, Loopback, World, make_world, planned, step
+from tests.federation.loopback import INVITE, RUN, START, UNITS, Killed, Loopback, World, exchange_of, make_world, planned, step
 
 ONE_ROUND = {"rounds": 1}
 UPDATE, CLOSE = 2, 7
@@ -65,8 +71,13 @@ def _check(world: World, *rounds: tuple[str, ...]) -> None:
     for name, tensor in _in_the_clear(world, result["rounds"]).items():
         np.testing.assert_allclose(adapter[name], tensor, atol=1e-6)
     with Journal(world.run_folder) as journal:
-        assert [each.round for each in journal.rounds] == [*range(world.training.rounds + 2)]
+        last = world.training.rounds + bool(world.training.metrics)
+        assert [each.round for each in journal.rounds] == [*range(last + 1)]
     assert all(closed for bank in BANKS for _, _, closed in world.held(bank))
+
+
+def _released(world: World, bank: str) -> list[str]:
+    return [each.released for each in record.decisions(world.bank_folder(bank) / "record.jsonl") if each.released]
 
 
 def _compared(world: World, bank: str) -> list[str]:
@@ -99,6 +110,20 @@ def test_a_bank_that_vanishes_at_any_exchange_breaks_no_round(world: World, exch
     assert [event["banks"] for event in _events(world, "attempt")] == [[*BANKS], [*BANKS]]
     assert _compared(world, "alder") == (["no", "no"] if exchange else ["no"])
     assert _compared(world, "birch") == ["no", "with the last sum"]
+
+
+def test_a_bank_that_is_late_is_not_waited_for_beyond_the_deadline_and_is_told_to_end(world: World) -> None:
+    world.ask(timeouts={"update": 60}, **ONE_ROUND)
+
+    class Slow(Loopback):
+        def send(self, bank: str, content: bytes) -> None:
+            super().send(bank, content)
+            if (bank, exchange_of(content)) == ("alder", UPDATE):
+                self.replies = [reply for reply in self.replies if reply.bank != bank]
+
+    Slow(world).run()
+    _check(world, BANKS[1:])
+    assert [event["seconds"] for event in _events(world, "exchange") if event["name"] == "update"] == [60, 60]
 
 
 def test_when_too_many_vanish_the_round_is_tried_again_with_fresh_updates(world: World) -> None:
@@ -156,17 +181,88 @@ def test_a_bank_killed_in_training_trains_again_as_far_as_its_reservation_goes(w
     alder = world.toys["alder"]
     alder.fails, alder.fails_late = Killed(), late
 
-    def reborn(bank: str, content: bytes) -> bytes:
-        try:
-            world.bank(bank).on(content)
-        except Killed:
-            world.restart(bank)
-        return content
-
-    Loopback(world, change=reborn).run()
+    Loopback(world).run()
     _check(world, BANKS[1:] if late else BANKS)
     assert [event["bank"] for event in _events(world, "failure")] == ["alder"] * late
     assert alder.asked == [(1, 1, "train"), (1, 1, "train"), (2, 1, "evaluate")]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_banks_killed_before_and_after_everything_they_write_give_one_answer(
+    world: World, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    world.ask(evaluation="off", metrics=[], **ONE_ROUND)
+    died, running = set[str](), False
+
+    def dying(function: Callable[..., Any], key: Callable[..., str]) -> Callable[..., Any]:
+        """The function, in or after which a bank dies the first time that it is called for this."""
+
+        def call(*args: Any) -> Any:
+            dies = running and key(*args) not in died
+            died.add(key(*args) if running else "")
+            if dies and not late:
+                raise Killed
+            result = function(*args)
+            if dies:
+                raise Killed
+            return result
+
+        return call
+
+    def spare(*args: Any) -> RoundBudget:
+        budget = planned(*args)
+        assert budget.plan
+        return replace(budget, plan=replace(budget.plan, spare_steps=30))
+
+    monkeypatch.setattr(disk, "write", dying(disk.write, lambda path, _: str(path)))
+    monkeypatch.setattr(record, "note", dying(record.note, lambda path, decision: f"{path} {decision.released or decision.asked}"))
+    monkeypatch.setattr(bank_side, "reserve", dying(bank_side.reserve, lambda budget, ledger, *_: str(ledger.path)))
+    monkeypatch.setattr(bank_side, "plan_round", spare)
+
+    class Deadly(Loopback):
+        def send(self, bank: str, content: bytes) -> None:
+            nonlocal running
+            running = True
+            super().send(bank, content)
+            running = False
+
+    Deadly(world).run()
+    _check(world, BANKS)
+    assert len(died) > 4 * 15 and not _events(world, "failure")
+    assert [released.split()[0] for released in _released(world, "alder")] == ["Keys", "Shares", "Masked", "View", "Reveal", "Receipt"]
+    assert sum(not closed for bank in BANKS for _, _, closed in world.held(bank)) == 0
+
+
+def test_a_bank_that_misbehaves_is_left_out_of_the_next_attempt(world: World) -> None:
+    world.ask(**ONE_ROUND)
+    lost = iter([True])
+
+    def another_share(bank: str, content: bytes) -> bytes:
+        letter, body = letters.reply(content)
+        if bank != "alder" or not isinstance(letter, Answer) or not isinstance(reveal := Message.from_bytes(body), Reveal):
+            return content
+        changed = Opened(reveal.seeds[-1].bank, bytes(33))
+        message = sign(world.made.homes[bank].keys[-1].identity, replace(reveal, seeds=(*reveal.seeds[:-1], changed)))
+        return letters.seal(letter, message.to_bytes())
+
+    Loopback(world, lie=another_share, lose=lambda bank, at: (bank, at) == ("birch", 4) and next(lost, False)).run()
+    _check(world, BANKS[1:])
+    assert [event["banks"] for event in _events(world, "attempt")] == [[*BANKS], [*BANKS[1:]], [*BANKS]]
+    assert "alder has changed its share of dogwood's seed" in _events(world, "failure")[0]["message"]
+
+
+def test_a_bank_whose_secret_cannot_be_rebuilt_is_left_out_of_the_next_attempt(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.ask(**ONE_ROUND)
+    publish = Secrets.publish
+
+    def publish_another(secrets: Secrets, session: bytes, bank: str) -> Keys:
+        keys = publish(secrets, session, bank)
+        return replace(keys, commitment=bytes(32)) if bank == "alder" else keys
+
+    monkeypatch.setattr(Secrets, "publish", publish_another)
+    Loopback(world).run()
+    _check(world, BANKS[1:])
+    assert "alder gave out shares of another secret" in _events(world, "failed_attempt")[0]["message"]
 
 
 @pytest.mark.parametrize("method", ["fedsvd", "fedavg"])
