@@ -56,7 +56,7 @@ def test_a_child_is_started_when_it_listens(tmp_path: Path) -> None:
 
 def test_a_child_that_is_not_ready_in_time_is_an_error_and_does_not_stay(tmp_path: Path) -> None:
     with Children(tmp_path) as children:
-        with pytest.raises(ProcessError, match="link is not ready after 0.3 s"):
+        with pytest.raises(ProcessError, match=r"link is not ready after 0\.3 s"):
             children.start(_shell("link", "sleep 60", port=free_ports(1)[0]), within=0.3)
         started = children.pids["link"]
     assert not psutil.pid_exists(started)
