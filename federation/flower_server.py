@@ -27,7 +27,7 @@ from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 from federation import bundle
-from federation.coordinator import Reply
+from federation.coordinator import Reply, run
 from federation.errors import ProcessError
 from federation.files import Facts, read, write
 from federation.flower_client import packed, unpacked
@@ -58,8 +58,6 @@ class Running(Facts):
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """One run, or what is left of it."""
-    from federation.coordinator import run
-
     home = Path(os.environ[HOME])
     run(home, str(context.run_config["run"]), FlowerTransport(grid, Running.at(home).nodes))
 
@@ -163,11 +161,11 @@ class SuperLink:
         with self._control() as control:
             return control.RegisterNode(RegisterNodeRequest(public_key=public_key_to_bytes(key), name=bank.name)).node_id
 
-    def start(self, run: str) -> int:
-        """Flower's number of a ServerApp that runs it."""
+    def start(self, name: str) -> int:
+        """Flower's number of a ServerApp that works on the run of this name."""
         content = bundle.build()
         request = StartRunRequest(fab=Fab(hash_str=bundle.sha256(content), content=content))
-        request.override_config["run"].string = run
+        request.override_config["run"].string = name
         with self._control() as control:
             return control.StartRun(request).run_id
 
