@@ -14,7 +14,7 @@ from flwr.app import Context, Message, MessageType, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from federation import bundle
-from federation.flower_client import LOCK, carry, packed, unpacked
+from federation.flower_client import carry, packed, unpacked
 from federation.processes import holding
 from tests.federation.enrolment import make_federation
 from tests.federation.flower_parts import Network, network
@@ -136,7 +136,7 @@ def test_a_bank_whose_process_does_not_run_says_so_at_once_and_keeps_no_request(
 def test_a_bank_whose_process_ends_while_it_is_asked_says_so(tmp_path: Path) -> None:
     ending = subprocess.Popen(
         [sys.executable, "-c", f"import time\nfrom pathlib import Path\nfrom federation.processes import holding\n"
-         f"with holding(Path({str(tmp_path / LOCK)!r})): print(flush=True), time.sleep(1)"], stdout=subprocess.PIPE,
+         f"with holding(Path({str(tmp_path)!r})): print(flush=True), time.sleep(1)"], stdout=subprocess.PIPE,
     )  # fmt: skip
     assert ending.stdout and ending.stdout.readline()
     assert "own process does not run" in _carried(tmp_path).error.reason
@@ -145,7 +145,7 @@ def test_a_bank_whose_process_ends_while_it_is_asked_says_so(tmp_path: Path) -> 
 
 
 def test_a_bank_with_other_code_says_so_and_asks_its_process_nothing(tmp_path: Path) -> None:
-    with holding(tmp_path / LOCK):
+    with holding(tmp_path):
         reply = _carried(tmp_path, code="0" * 64)
     assert bundle.code()[:12] in reply.error.reason and "0" * 12 in reply.error.reason
     assert not (tmp_path / "inbox").exists()
@@ -153,7 +153,7 @@ def test_a_bank_with_other_code_says_so_and_asks_its_process_nothing(tmp_path: P
 
 def test_a_bank_that_cannot_write_says_so(tmp_path: Path) -> None:
     (tmp_path / "inbox").write_bytes(b"")
-    with holding(tmp_path / LOCK):
+    with holding(tmp_path):
         assert "cannot keep messages: File exists" in _carried(tmp_path).error.reason
 
 
