@@ -82,7 +82,7 @@ def test_a_supernode_that_was_stopped_and_started_again_is_a_failed_leg_and_then
     os.kill(before, signal.SIGTERM)
     [reply] = net.transport.receive(60)
     assert (reply.bank, reply.content) == ("birch", None)
-    _restarted(net, "birch", before, within=30)
+    _restarted(net, "birch", before, within=60)
     assert net.legs(b"again", "birch")["birch"].content == b"niaga"
 
 
