@@ -170,10 +170,11 @@ class SuperLink:
             return control.StartRun(request).run_id
 
     def status(self, number: int) -> str:
-        """As Flower says it: pending, starting, running, finished:completed, finished:failed or finished:stopped."""
+        """As Flower says it: pending, starting, running, or finished, how and why: `finished: failed, ServerApp failed with ...`."""
         with self._control() as control:
             status = control.ListRuns(ListRunsRequest(run_id=number)).run_dict[number].status
-        return f"{status.status}:{status.sub_status}" if status.sub_status else status.status
+        how = ", ".join(filter(None, [status.sub_status, status.details]))
+        return f"{status.status}: {how}" if how else status.status
 
     def stop(self, number: int) -> None:
         """Its ServerApp ends; what is journalled stays."""
