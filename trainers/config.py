@@ -311,6 +311,7 @@ class TrainConfig(Part):
             f"data.labels: only task: classify has classes, this is {self.task}: leave them out": (
                 bool(self.data.labels) and self.task != "classify"
             ),
+            "data.labels: a class stands there more than once": len(set(self.data.labels)) < len(self.data.labels),
             "data.packing: true does not go with task: classify, whose models read one class from a row: leave it out": (
                 self.data.packing is True and self.task == "classify"
             ),

@@ -233,9 +233,12 @@ class Engine:
                 yield name, parameter.detach().cpu().clone()
 
     def forget_gradients(self) -> None:
-        """Of a step that was given up between its backward pass and its update."""
-        self._engine.zero_grad()
-        self._zero.zero_grad()
+        """Of a step that was given up between its backward pass and its update: `begin_with` is to follow. A collective call.
+
+        Where each stage keeps them is its own affair; a step uses them up, whatever it makes of the weights.
+        """
+        self.accumulate(dict.fromkeys(self.names, torch.zeros((), device=self.world.device)))
+        self.step(0.0)
 
     def whole_masters(self) -> dict[str, torch.Tensor]:
         """The trained parameters' float32 masters, whole on every rank, on the CPU. A collective call."""

@@ -6,7 +6,7 @@ no torch.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,7 @@ class Order:
     evaluation: Evaluation | None = None
 
     def pack(self) -> bytes:
-        return _pack(self)
+        return _pack(self.adapter, replace(self, adapter={}))
 
     @staticmethod
     def unpack(content: bytes) -> "Order":
@@ -93,7 +93,7 @@ class Done:
     seconds: float
 
     def pack(self) -> bytes:
-        return _pack(self)
+        return _pack(self.adapter, replace(self, adapter={}))
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Failed:
         return Failed(type(error).__name__, error.message, error.hint)
 
     def pack(self) -> bytes:
-        return _pack(self)
+        return _pack({}, self)
 
 
 def unpack_answer(content: bytes) -> Done | Failed:
@@ -123,18 +123,11 @@ def unpack_answer(content: bytes) -> Done | Failed:
         raise _other_version(error) from error
 
 
-def _pack(message: Order | Done | Failed) -> bytes:
-    adapter = getattr(message, "adapter", {})
-    facts = asdict(_without_adapter(message))
+def _pack(adapter: Adapter, rest: Order | Done | Failed) -> bytes:
+    facts = asdict(rest)
     facts.pop("adapter", None)
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in adapter.items()}
     return safetensors.numpy.save(tensors, metadata={"facts": json.dumps(facts, allow_nan=False)})
-
-
-def _without_adapter(message: Order | Done | Failed) -> Any:
-    """So that asdict() does not copy what may be large."""
-    values = {field.name: getattr(message, field.name) for field in fields(message)}
-    return type(message)(**values | {"adapter": {}} if "adapter" in values else values)
 
 
 def _unpack(content: bytes) -> tuple[dict[str, Any], dict[str, Any]]:

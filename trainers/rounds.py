@@ -170,7 +170,8 @@ def _put(job: Job, order: Order) -> None:
         raise ConfigError(f"{other} is {'no part of' if other in order.adapter else 'missing in'} the adapter of this job",
                           "rank, targets and labels have to be those of the job")  # fmt: skip
     parameters = dict(job.module.named_parameters())
-    tensors = {job.names[on_disk]: torch.from_numpy(tensor) for on_disk, tensor in order.adapter.items()}
+    # in an order that is the same on all ranks, as safetensors' own is not
+    tensors = {job.names[on_disk]: torch.from_numpy(order.adapter[on_disk]) for on_disk in sorted(order.adapter)}
     for name, tensor in tensors.items():
         if (shape := getattr(parameters[name], "ds_shape", parameters[name].shape)) != tensor.shape:
             raise ConfigError(f"{name} is {tuple(tensor.shape)}, expected {tuple(shape)}", "rank and targets have to be those of the job")

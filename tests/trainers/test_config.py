@@ -179,6 +179,8 @@ def test_yaml_1_1_takes_2e_4_for_text_and_it_is_a_number_all_the_same() -> None:
         ({"train": {"units_at_once": 4}}, "train.units_at_once is for private runs"),
         ({"checkpoint": {"best_by": "accuracy"}}, "checkpoint.best_by: accuracy needs task: classify; use eval_loss"),
         ({"task": "classify", "data": {"train": "a", "packing": True}}, "data.packing: true does not go with task: classify"),
+        ({"data": {"train": "a", "labels": ["b", "c"]}}, "data.labels: only task: classify has classes, this is sft: leave them out"),
+        ({"task": "classify", "data": {"train": "a", "labels": ["b", "b"]}}, "data.labels: a class stands there more than once"),
     ],
 )
 def test_what_cannot_go_together_is_refused(blocks: dict[str, Any], message: str) -> None:

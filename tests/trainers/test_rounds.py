@@ -84,12 +84,14 @@ def _huge(adapter: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 @pytest.mark.slow
 def test_every_stage_on_two_workers_takes_the_round_of_one(llama_dir: Path, tmp_path: Path) -> None:
-    rows = write_rows(tmp_path)
-    start = _start(llama_dir, tmp_path, rows)
+    """B alone is trained, and A is another in each round."""
+    rows, method = write_rows(tmp_path), {"lora": {"rank": 4, "train_a": False}}
+    start = _start(llama_dir, tmp_path, rows, method=method)
+    turned = {name: -2 * tensor if "lora_A" in name else tensor for name, tensor in start.items()}
     answers = []
     for stage, count in ((1, 1), (1, 2), (2, 2), (3, 2)):
-        job = make_job(tmp_path / f"{stage}-{count}", llama_dir, rows, zero=stage, train={"max_steps": 1} | CONSTANT)
-        orders = [_order(adapter=start, round=2), _order(adapter=_huge(start)), _order(adapter=start)]
+        job = make_job(tmp_path / f"{stage}-{count}", llama_dir, rows, method=method, zero=stage, train={"max_steps": 1} | CONSTANT)
+        orders = [_order(adapter=start, round=2), _order(adapter=_huge(start)), _order(adapter=turned)]
         _, failed, done = _serve(job, orders, workers=count)  # the last one finds the state of the others
         assert isinstance(failed, Failed)
         answers.append(done)
@@ -99,6 +101,7 @@ def test_every_stage_on_two_workers_takes_the_round_of_one(llama_dir: Path, tmp_
     for other in others:
         assert isinstance(other, Done)
         assert max(float(np.abs(first.adapter[name] - other.adapter[name]).max()) for name in start) < 1e-5
+    assert all(np.array_equal(first.adapter[name], turned[name]) == ("lora_A" in name) for name in start)
 
 
 def _start(model: Path, folder: Path, rows: Path, **blocks: Any) -> dict[str, np.ndarray]:
@@ -162,6 +165,21 @@ def test_a_private_round_charges_its_steps_and_no_more(bert_dir: Path, tmp_path:
     shown = helpers.events(job, "round")
     assert [(event["round"], event["steps"]) for event in shown] == [(1, 4), (2, 4)] and "seconds" not in shown[0]
     assert not list(job.glob("checkpoints/*"))
+
+
+@pytest.mark.slow
+def test_two_workers_take_private_rounds_together(llama_dir: Path, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path, count=UNITS)
+    start = _start(llama_dir, tmp_path, rows)
+    job = _make_private(tmp_path, llama_dir, rows, zero=3, data={"validation_fraction": 0.3})
+    steps, more, measured = _reserve(job, 4), _reserve(job, 4), _reserve_evaluation(job, 5.0)
+    orders = [_order(adapter=start, steps=4, private=steps),
+              _order(adapter=start, steps=4, private=more, round=2, evaluation=measured)]  # fmt: skip
+
+    for done in _serve(job, orders, workers=2):
+        assert isinstance(done, Done) and (done.steps, done.charged) == (4, 4)
+        assert done.verdicts["independence"] and done.verdicts["sensitivity"] and not {False} & set(done.verdicts.values())
+    assert [_charged(job, id) for id in (steps.reservation, more.reservation, measured.reservation or "")] == [4, 4, 1]
 
 
 def test_a_round_begun_again_takes_the_steps_that_are_left(llama_dir: Path, tmp_path: Path) -> None:
