@@ -16,8 +16,6 @@ from federation import bundle
 from federation.processes import is_held
 from trainers.spool import Spool
 
-LOCK = "lock"
-"""In the spool's folder: the bank's process holds it (`processes.holding`) as long as it takes messages"""
 _LETTER = "letter"
 _FAILED = 100
 """Error codes below are Flower's own"""
@@ -27,7 +25,7 @@ app = ClientApp()
 
 @app.train()
 def carry(message: Message, context: Context) -> Message:
-    """The answer of the bank's process to the bytes of a message, however long it takes; or at once the reason why there is none."""
+    """The answer of the bank's process, which is `holding` the spool, however long it takes; or at once the reason why there is none."""
     theirs, ours = str(context.run_config["code"]), bundle.code()
     if theirs != ours:
         return _failed(message, f"this bank has other code than the coordinator: {ours[:12]}, not {theirs[:12]}; install the same version")
@@ -35,7 +33,7 @@ def carry(message: Message, context: Context) -> Message:
     request = unpacked(message.content)
 
     def waiting() -> bool:
-        return is_held(folder / LOCK)
+        return is_held(folder)
 
     try:
         answer = Spool(folder).ask(hashlib.sha256(request).hexdigest(), request, waiting=waiting) if waiting() else None

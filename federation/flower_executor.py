@@ -9,12 +9,14 @@ import os
 import signal
 import sys
 import time
+import traceback
+from contextlib import suppress
 from pathlib import Path
 
+import httpx
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor, SuperExecAuthHttpInterceptor
-from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import run_clientapp
 
@@ -30,20 +32,18 @@ def tasks(folder: Path, port: int) -> RuntimeHttpClient:
     secret = SuperExecAuthHttpInterceptor(
         master_secret=(folder / "secret").read_bytes(), protected_methods=frozenset({"/flwr.proto.Runtime/AcquireTask"})
     )
-    return RuntimeHttpClient.from_server_address(
-        f"{LOOPBACK}:{port}", False, (folder / "ca.pem").read_bytes(),
-        interceptors=[RuntimeVersionHttpInterceptor(component_name="SuperExec"), secret], retry_invoker=make_simple_http_retry_invoker(),
-    )  # fmt: skip
+    version = RuntimeVersionHttpInterceptor(component_name="SuperExec")
+    return RuntimeHttpClient.from_server_address(f"{LOOPBACK}:{port}", False, (folder / "ca.pem").read_bytes(), [version, secret])
 
 
 def main(folder: Path, port: int) -> None:
-    """Until it is killed."""
-    client, parent = tasks(folder, port), os.getpid()
+    """Until it is killed. Raises httpx.HTTPStatusError where the secret is another."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that are forked
+    client, parent, given = tasks(folder, port), os.getpid(), AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
     bundle.code()  # of the sources that were imported, whatever is installed in their place later
     while True:
-        if token := client.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])).token:
-            signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
-            if os.fork() == 0:
+        with suppress(httpx.TransportError):  # the SuperNode is being started again
+            if (token := client.AcquireTask(given).token) and os.fork() == 0:
                 _run(folder, port, token, parent)
         time.sleep(_POLL_SECONDS)
 
@@ -52,6 +52,8 @@ def _run(folder: Path, port: int, token: str, parent: int) -> None:
     """One ClientApp, in a process of its own that does not return."""
     try:
         run_clientapp(f"{LOOPBACK}:{port}", token, False, (folder / "ca.pem").read_bytes(), parent)
+    except Exception:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

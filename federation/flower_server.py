@@ -27,7 +27,7 @@ from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 from federation import bundle
-from federation.coordinator import Reply
+from federation.coordinator import Reply, run
 from federation.errors import ProcessError
 from federation.files import Facts, read, write
 from federation.flower_client import packed, unpacked
@@ -58,8 +58,6 @@ class Running(Facts):
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """One run, or what is left of it."""
-    from federation.coordinator import run
-
     home = Path(os.environ[HOME])
     run(home, str(context.run_config["run"]), FlowerTransport(grid, Running.at(home).nodes))
 
@@ -169,19 +167,20 @@ class SuperLink:
         nodes = {name: node for name, node in Running.at(self.home).nodes.items() if name in newer.names}
         write(_folder(self.home) / "running.json", Running(port=self.port, nodes=nodes | {bank.name: self.register(bank) for bank in new}))
 
-    def start(self, run: str) -> int:
-        """Flower's number of a ServerApp that runs it."""
+    def start(self, name: str) -> int:
+        """Flower's number of a ServerApp that works on the run of this name."""
         content = bundle.build()
         request = StartRunRequest(fab=Fab(hash_str=bundle.sha256(content), content=content))
-        request.override_config["run"].string = run
+        request.override_config["run"].string = name
         with self._control() as control:
             return control.StartRun(request).run_id
 
     def status(self, number: int) -> str:
-        """As Flower says it: pending, starting, running, finished:completed, finished:failed or finished:stopped."""
+        """As Flower says it: pending, starting, running, or finished, how and why: `finished: failed, ServerApp failed with ...`."""
         with self._control() as control:
             status = control.ListRuns(ListRunsRequest(run_id=number)).run_dict[number].status
-        return f"{status.status}:{status.sub_status}" if status.sub_status else status.status
+        how = ", ".join(filter(None, [status.sub_status, status.details]))
+        return f"{status.status}: {how}" if how else status.status
 
     def stop(self, number: int) -> None:
         """Its ServerApp ends; what is journalled stays."""

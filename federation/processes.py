@@ -128,16 +128,16 @@ class _Child:
             if os.getppid() != parent:  # it died before the line above
                 os._exit(1)
 
-        with translated(log), open(os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600), "ab") as file:
+        with _private(log) as file:
             self._began = file.tell()
             try:
                 self.process = subprocess.Popen(
                     command.arguments, env={**environment(), **command.environment}, cwd=log.parent, start_new_session=True,
                     stdin=subprocess.DEVNULL, stdout=file, stderr=file, preexec_fn=die_with_parent,
                 )  # fmt: skip
-            except FileNotFoundError as error:
+            except OSError as error:
                 raise ProcessError(
-                    f"{command.name}: no program {command.arguments[0]}", "is flwr installed where consortium is? pip install consortium"
+                    f"{command.name}: {command.arguments[0]} cannot be started: {error.strerror}", "is it installed where consortium is?"
                 ) from error
 
     def check(self) -> None:
@@ -201,24 +201,31 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def holding(path: Path) -> Iterator[None]:
-    """A lock that says this process is there, and ends with it. ProcessError while another has it."""
-    with translated(path), open(os.open(path, os.O_CREAT | os.O_RDWR, 0o600), "rb") as file:
+def holding(folder: Path) -> Iterator[None]:
+    """A lock on a folder that is there: it says that this process serves it, and ends with it. ProcessError while another has it."""
+    path = folder / "lock"
+    with _private(path) as file:
         deadline = time.monotonic() + 1.0  # `is_held` has it for a moment
         while not _locked(file, fcntl.LOCK_EX):
             if time.monotonic() > deadline:
-                raise ProcessError(f"{path}: another process holds it", "one process at a time works here: end the other first")
+                raise ProcessError(f"{folder}: another process serves it", "one at a time: end the other first")
             time.sleep(_LOOK_SECONDS)
         yield
 
 
-def is_held(path: Path) -> bool:
+def is_held(folder: Path) -> bool:
     """Whether some process is `holding` it."""
     try:
-        with path.open("rb") as file:
+        with (folder / "lock").open("rb") as file:
             return not _locked(file, fcntl.LOCK_SH)
     except FileNotFoundError:
         return False
+
+
+def _private(path: Path) -> BinaryIO:
+    """To be added to, for its owner only. Raises FolderError."""
+    with translated(path):
+        return open(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600), "ab")
 
 
 def _locked(file: BinaryIO, how: int) -> bool:

@@ -14,7 +14,6 @@ from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_htt
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import HttpGrid
 
-from federation.flower_client import LOCK
 from federation.flower_commands import clientapps, prepare, supernode
 from federation.flower_executor import tasks
 from federation.flower_server import FlowerTransport, Running, SuperLink
@@ -55,7 +54,7 @@ class Bank:
                 self.asked.append(asked[1])
                 spool.answer(asked[0], on(asked[1]))
 
-        with holding(self.spool / LOCK):
+        with holding(self.spool):
             thread = threading.Thread(target=serve)
             thread.start()
             try:

@@ -14,7 +14,7 @@ from flwr.app import Context, Message, MessageType, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from federation import bundle
-from federation.flower_client import LOCK, carry, packed, unpacked
+from federation.flower_client import carry, packed, unpacked
 from federation.processes import holding
 from tests.federation.enrolment import make_federation
 from tests.federation.flower_parts import Network, network
@@ -82,7 +82,7 @@ def test_a_supernode_that_was_stopped_and_started_again_is_a_failed_leg_and_then
     os.kill(before, signal.SIGTERM)
     [reply] = net.transport.receive(60)
     assert (reply.bank, reply.content) == ("birch", None)
-    _restarted(net, "birch", before, within=30)
+    _restarted(net, "birch", before, within=60)
     assert net.legs(b"again", "birch")["birch"].content == b"niaga"
 
 
@@ -106,19 +106,21 @@ def _restarted(net: Network, bank: str, before: int, within: float) -> None:
         time.sleep(0.2)
 
 
-def test_a_run_that_cannot_begin_has_failed(net: Network) -> None:
+def test_a_run_that_cannot_begin_has_failed_and_says_why(net: Network) -> None:
     net.superlink.allow_runs(net.children)
     number = net.superlink.start("a run that nobody has prepared")
     deadline = time.monotonic() + 60
-    while (status := net.superlink.status(number)) != "finished:failed":
+    while not (status := net.superlink.status(number)).startswith("finished"):
         assert time.monotonic() < deadline, status
         time.sleep(0.2)
+    assert status.startswith("finished: failed, ServerApp failed with exception: ")
+    assert "No module" not in status and "import" not in status
 
 
 def test_a_run_is_stopped(net: Network) -> None:
     assert net.superlink.status(net.number) == "running"
     net.superlink.stop(net.number)
-    assert net.superlink.status(net.number) == "finished:stopped"
+    assert net.superlink.status(net.number).startswith("finished: stopped")
 
 
 def test_the_superlink_has_nothing_on_disk_of_what_was_sent(net: Network) -> None:
@@ -136,7 +138,7 @@ def test_a_bank_whose_process_does_not_run_says_so_at_once_and_keeps_no_request(
 def test_a_bank_whose_process_ends_while_it_is_asked_says_so(tmp_path: Path) -> None:
     ending = subprocess.Popen(
         [sys.executable, "-c", f"import time\nfrom pathlib import Path\nfrom federation.processes import holding\n"
-         f"with holding(Path({str(tmp_path / LOCK)!r})): print(flush=True), time.sleep(1)"], stdout=subprocess.PIPE,
+         f"with holding(Path({str(tmp_path)!r})): print(flush=True), time.sleep(1)"], stdout=subprocess.PIPE,
     )  # fmt: skip
     assert ending.stdout and ending.stdout.readline()
     assert "own process does not run" in _carried(tmp_path).error.reason
@@ -145,7 +147,7 @@ def test_a_bank_whose_process_ends_while_it_is_asked_says_so(tmp_path: Path) -> 
 
 
 def test_a_bank_with_other_code_says_so_and_asks_its_process_nothing(tmp_path: Path) -> None:
-    with holding(tmp_path / LOCK):
+    with holding(tmp_path):
         reply = _carried(tmp_path, code="0" * 64)
     assert bundle.code()[:12] in reply.error.reason and "0" * 12 in reply.error.reason
     assert not (tmp_path / "inbox").exists()
@@ -153,7 +155,7 @@ def test_a_bank_with_other_code_says_so_and_asks_its_process_nothing(tmp_path: P
 
 def test_a_bank_that_cannot_write_says_so(tmp_path: Path) -> None:
     (tmp_path / "inbox").write_bytes(b"")
-    with holding(tmp_path / LOCK):
+    with holding(tmp_path):
         assert "cannot keep messages: File exists" in _carried(tmp_path).error.reason
 
 

@@ -63,7 +63,7 @@ def test_a_child_that_is_not_ready_in_time_is_an_error_and_does_not_stay(tmp_pat
 
 
 def test_a_program_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    with Children(tmp_path) as children, pytest.raises(ProcessError, match="no program flower-of-nowhere"):
+    with Children(tmp_path) as children, pytest.raises(ProcessError, match="flower-of-nowhere cannot be started: No such file"):
         children.start(Command("link", ("flower-of-nowhere",)))
 
 
@@ -150,17 +150,16 @@ with holding(Path(sys.argv[1])):
 """
 
 
-def test_a_lock_is_held_by_one_process_until_it_ends(tmp_path: Path) -> None:
-    lock = tmp_path / "lock"
-    assert not is_held(lock)
-    other = subprocess.Popen([sys.executable, "-c", _HOLDER, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+def test_a_folder_is_held_by_one_process_until_it_ends(tmp_path: Path) -> None:
+    assert not is_held(tmp_path)
+    other = subprocess.Popen([sys.executable, "-c", _HOLDER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert other.stdout and other.stdout.readline()
-    assert is_held(lock) and lock.stat().st_mode & 0o777 == 0o600
-    with pytest.raises(ProcessError, match="another process holds it"), holding(lock):
+    assert is_held(tmp_path) and (tmp_path / "lock").stat().st_mode & 0o777 == 0o600
+    with pytest.raises(ProcessError, match="another process serves it"), holding(tmp_path):
         pass
     other.kill()
     other.communicate()
-    assert not is_held(lock)
-    with holding(lock):
-        assert is_held(lock)
-    assert not is_held(lock)
+    assert not is_held(tmp_path)
+    with holding(tmp_path):
+        assert is_held(tmp_path)
+    assert not is_held(tmp_path)
