@@ -28,7 +28,6 @@ from federation.registry import Registry
 from federation.roster import Roster
 
 Tell = Callable[[str], None]
-LOCK = "lock"
 _LOOK_SECONDS = 0.5
 _LOADED_SECONDS = 600.0
 """For a bank's process to read its base model whole, from a slow disk"""
@@ -43,7 +42,7 @@ def coordinate(home: Path, *, host: str, port: int, tell: Tell) -> None:
 
     registry = Registry(home)
     roster = _in_force(registry, home)
-    with holding(home / LOCK), Children(home / "logs") as children:
+    with holding(home), Children(home / "logs") as children:
         tell("starting")
         superlink = SuperLink.launch(children, home, roster, datetime.now(UTC))
         superlink.allow_runs(children)
@@ -73,10 +72,10 @@ def take_part(home: Path, config: Path, *, tell: Tell) -> None:
         raise NotTrusted(f"{config} is {bank.bank}'s, and {home} has the keys of {name}", "each bank has a folder and a file of its own")
     gateway, node = free_ports(2)
     spool = home / "spool"
-    with holding(home / LOCK), Children(home / "logs") as children:
+    with holding(home), Children(home / "logs") as children:
         tell("starting; the base model is read whole, to know that it is the right one")
         process = children.start(Command("bank", (sys.executable, "-m", "federation.sides", str(home), str(config))))
-        _wait(children, lambda: is_held(spool / LOCK), _LOADED_SECONDS)
+        _wait(children, lambda: is_held(spool), _LOADED_SECONDS)
         children.start(
             Command(
                 "gateway",
@@ -104,7 +103,7 @@ def answer(home: Path, config: Path) -> None:
     spool, trainer = Spool(home / "spool"), LocalTrainer(here, home / "runs")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        with Bank(home, lambda: load_bank(config), base_model_hash(here.base_model), trainer) as bank, holding(home / "spool" / LOCK):
+        with Bank(home, lambda: load_bank(config), base_model_hash(here.base_model), trainer) as bank, holding(home / "spool"):
             while True:
                 found = spool.next()
                 assert found is not None
@@ -143,7 +142,7 @@ def ordered(home: Path, run: str) -> Iterator[Callable[[], str]]:
     """Start a run, or go on with it, on the coordinator that runs; a function that says how Flower sees it. Raises ProcessError."""
     from federation.flower_server import Running, SuperLink
 
-    if not is_held(home / LOCK):
+    if not is_held(home):
         raise ProcessError(f"{home}: no coordinator runs here", f"start it beside this: consortium federation coordinator --home {home}")
     with suppress(FileNotFoundError):
         (home / "runs" / run / "stop").unlink()
