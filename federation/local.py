@@ -93,11 +93,7 @@ class LocalTrainer:
         assert self._job is not None
         content = order_of(task, self._bank).pack()
         name = f"{task.round:06d}-{task.attempt:04d}-{task.kind}-{hashlib.sha256(content).hexdigest()[:16]}"
-        done = unpack_answer(self._job.ask(name, content))
-        if isinstance(done, Failed):
-            raise TrainingFailed(f"training answered with {done.error}", f"{done.message}; {done.hint}")
-        facts = {"steps": done.steps, "charged": done.charged, "verdicts": done.verdicts, "seconds": done.seconds}
-        return Work(done.adapter or task.adapter, done.metrics, facts)
+        return work_of(task, self._job.ask(name, content))
 
     def close(self) -> None:
         """End the job. A round that it was in begins anew where it is asked for again."""
@@ -186,6 +182,15 @@ def _evaluation_of(task: Task, bank: BankConfig) -> Evaluation:
     if task.budget is None or task.budget.evaluation_noise is None or task.budget.evaluation is None:
         raise ConfigError("a noised evaluation without a reservation", "reserve the round's budget first")
     return Evaluation(most, task.budget.evaluation_noise, task.budget.evaluation)
+
+
+def work_of(task: Task, answer: bytes) -> Work:
+    """What the training job's answer says. Raises ConfigError, TrainingFailed."""
+    done = unpack_answer(answer)
+    if isinstance(done, Failed):
+        raise TrainingFailed(f"training answered with {done.error}", f"{done.message}; {done.hint}")
+    facts = {"steps": done.steps, "charged": done.charged, "verdicts": done.verdicts, "seconds": done.seconds}
+    return Work(done.adapter or task.adapter, done.metrics, facts)
 
 
 def initial_adapter(training: TrainingConfig, base_model: Path, seed: int) -> Adapter:

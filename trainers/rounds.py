@@ -5,6 +5,8 @@ the spool: the order until it is answered, the answer until it is taken. So ther
 started again, begins the round it was in anew, from the order. Its private steps are charged anew, and where the round's reservation holds
 fewer than the round has, it takes those that are left: nothing of the steps before was released.
 
+`Rounds` is the same without a spool, for many jobs that differ in their rows: a simulation's, whose banks share one model.
+
 In a private job every round has a plan and a reservation of its own, fresh secrets and its own self-tests: where one fails, the answer is
 an error, and nothing else leaves. The ledger has a step, and an evaluation, before it is made.
 """
@@ -27,6 +29,7 @@ from privacy.plan import Event, PrivacyPlan
 from privacy.stream import Stream
 from trainers.config import UnitColumn
 from trainers.cpu import fast_products
+from trainers.data.prepare import Summary
 from trainers.data.sampler import Sampler
 from trainers.defaults import Choice
 from trainers.engine import gathered
@@ -39,27 +42,34 @@ from trainers.private import Private, begin, charge, enter_on_main, private_step
 from trainers.private_work import Units
 from trainers.report import write_report
 from trainers.spool import Spool
-from trainers.worker import Opened, build, decide, opened, prepare_data, start_facts, watched
+from trainers.worker import Opened, build, decide, opened, prepare_data, sampler_of, start_facts, watched
 
 _WAIT_SECONDS = 20.0
 """How long rank 0 looks for an order before it tells the others that there is none yet: no collective may wait for hours"""
 
 
 @dataclass
-class Job:
-    """What stays loaded."""
+class Model:
+    """What stays loaded, beside the engine."""
 
-    run: Run
     module: nn.Module
     """The base model with its adapter"""
     base: nn.Module
     """The Hugging Face model within"""
     names: Mapping[str, str]
     """Of the adapter's parameters in `module`, by those on disk"""
-    digests: tuple[str, ...]
-    """SHA-256 of its files, those to train on first"""
     private: Private | None = None
     """Of the round before, whose hooks in the model the next one uses"""
+
+
+@dataclass
+class Job:
+    """Rows, and the model that learns from them."""
+
+    run: Run
+    model: Model
+    digests: tuple[str, ...]
+    """SHA-256 of its files, those to train on first"""
 
 
 def train_rounds(run_dir: Path, *, run_id: str, spool: Path, choices: Sequence[Choice] = (), listeners: Sequence[Listener] = ()) -> None:
@@ -75,6 +85,24 @@ def train_rounds(run_dir: Path, *, run_id: str, spool: Path, choices: Sequence[C
         held.world.on_main(lambda: write_report(run_dir))
 
 
+class Rounds:
+    """Rounds of many jobs in this process, one after the other. They share one model and engine: they are alike but for their rows, their
+    batches and the population that pays for them."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[Path, Job] = {}
+
+    def take(self, run_dir: Path, order: bytes) -> bytes:
+        """Answer an order (see orders.py) for the job of `run_dir/config.json`. Raises ConsortiumError where the job cannot be loaded."""
+        with opened(run_dir, run_id=run_dir.name, listeners=()) as held:
+            if (job := self._jobs.get(run_dir)) is None:
+                first = next(iter(self._jobs.values()), None)
+                job = self._jobs[run_dir] = _load(held, ()) if first is None else _beside(first, held)
+            job.run.log, job.run.lease = held.log, held.lease
+            with fast_products(longest=int(job.run.train.lengths.max())):
+                return _try(job, order).pack()
+
+
 def _load(held: Opened, choices: Sequence[Choice]) -> Job:
     tokenizer = load_tokenizer(held.config.model)
     shape = shape_of(held.config.model, held.config.task)
@@ -86,7 +114,24 @@ def _load(held: Opened, choices: Sequence[Choice]) -> Job:
     choices = [*choices, *chosen_here, *chosen_with_model]
     held.log.emit("start", step=0, steps=run.sampler.steps, **start_facts(run, summary, shape, choices))
     names = {on_disk: name for name, on_disk in names_on_disk(loaded.module).items()}
-    return Job(run, loaded.module, loaded.base, names, tuple(file["sha256"] for file in summary.files))
+    return Job(run, Model(loaded.module, loaded.base, names), _digests(summary))
+
+
+def _beside(job: Job, held: Opened) -> Job:
+    """Another job on the model of this one, whose decisions it takes over."""
+    decided, own = job.run.config, held.config
+    data = own.data.model_copy(update={"max_length": decided.data.max_length, "packing": decided.data.packing})
+    train = decided.train.model_copy(update={"global_batch_size": own.train.global_batch_size})
+    config = decided.model_copy(update={"data": data, "train": train, "privacy": own.privacy})
+    summary, *sides = prepare_data(config, load_tokenizer(config.model), held.run_dir, held.world)
+    for side in sides:
+        side.number_classes_as(job.run.train.labels)
+    run = replace(job.run, config=config, train=sides[0], validation=sides[1], sampler=sampler_of(config, len(sides[0])))
+    return Job(run, job.model, _digests(summary))
+
+
+def _digests(summary: Summary) -> tuple[str, ...]:
+    return tuple(file["sha256"] for file in summary.files)
 
 
 def _serve(job: Job, folder: Path) -> int:
@@ -165,13 +210,13 @@ def round_seed(seed: int, round: int, attempt: int) -> int:
 
 def _put(job: Job, order: Order) -> None:
     """The order's adapter into the model, whatever the ZeRO stage, and the optimizer as new."""
-    if order.adapter.keys() != job.names.keys():
-        other = min(order.adapter.keys() ^ job.names.keys())
+    if order.adapter.keys() != job.model.names.keys():
+        other = min(order.adapter.keys() ^ job.model.names.keys())
         raise ConfigError(f"{other} is {'no part of' if other in order.adapter else 'missing in'} the adapter of this job",
                           "rank, targets and labels have to be those of the job")  # fmt: skip
-    parameters = dict(job.module.named_parameters())
+    parameters = dict(job.model.module.named_parameters())
     # in an order that is the same on all ranks, as safetensors' own is not
-    tensors = {job.names[on_disk]: torch.from_numpy(order.adapter[on_disk]) for on_disk in sorted(order.adapter)}
+    tensors = {job.model.names[on_disk]: torch.from_numpy(order.adapter[on_disk]) for on_disk in sorted(order.adapter)}
     for name, tensor in tensors.items():
         if (shape := getattr(parameters[name], "ds_shape", parameters[name].shape)) != tensor.shape:
             raise ConfigError(f"{name} is {tuple(tensor.shape)}, expected {tuple(shape)}", "rank and targets have to be those of the job")
@@ -187,7 +232,7 @@ def _put(job: Job, order: Order) -> None:
 def _trained(job: Job) -> dict[str, np.ndarray]:
     """What the steps have changed, by its names on disk."""
     masters = job.run.engine.whole_masters()
-    return {on_disk: masters[f"model.{name}"].numpy() for on_disk, name in job.names.items() if f"model.{name}" in masters}
+    return {on_disk: masters[f"model.{name}"].numpy() for on_disk, name in job.model.names.items() if f"model.{name}" in masters}
 
 
 def _train_privately(job: Job, run: Run, steps: PrivateSteps, done: Done) -> Done:
@@ -201,20 +246,20 @@ def _train_privately(job: Job, run: Run, steps: PrivateSteps, done: Done) -> Don
         left = world.on_main(lambda: _left(reservation))
         if not left:
             raise BudgetRefused("none of the round's reserved steps is left", "a new attempt has a reservation of its own")
-        job.private = _begin(job, steps.plan, units, reservation)
-        taken = _count(private_steps(job.private, run, steps.plan.steps - min(left, steps.plan.steps)))
+        job.model.private = _begin(job, steps.plan, units, reservation)
+        taken = _count(private_steps(job.model.private, run, steps.plan.steps - min(left, steps.plan.steps)))
         charged = world.on_main(lambda: left - _left(reservation))
-        found = verdicts(run, job.private, charged)
+        found = verdicts(run, job.model.private, charged)
     if not found.passed:
         raise PromiseBroken(f"the round's own tests failed: {', '.join(found.failed)}", "nothing of it leaves; find the fault first")
     return replace(done, steps=taken, charged=charged, verdicts=asdict(found))
 
 
 def _begin(job: Job, plan: PrivacyPlan, units: Units, reservation: Reservation | None) -> Private:
-    if job.private is None:
-        return begin(plan, units, job.run.engine, job.base, job.run.world, reservation)
-    job.private.whole.update(job.run.engine.whole())
-    return with_secrets(plan, units, job.private.gradients, job.private.whole, job.run.world, reservation)
+    if job.model.private is None:
+        return begin(plan, units, job.run.engine, job.model.base, job.run.world, reservation)
+    job.model.private.whole.update(job.run.engine.whole())
+    return with_secrets(plan, units, job.model.private.gradients, job.model.private.whole, job.run.world, reservation)
 
 
 @contextlib.contextmanager

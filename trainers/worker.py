@@ -169,7 +169,7 @@ def build(
     loaded = _load_model(config, tokenizer, data, world)
     engine = Engine(_objective(config, loaded), config, world)
     config, packing_choices = _decide_packing(config, engine, world)
-    sampler = _sampler(config, len(train_data))
+    sampler = sampler_of(config, len(train_data))
     eval_every, save_every, interval_choices = intervals(config, sampler.steps, evaluates=len(validation) > 0)
     run = Run(
         config=config,
@@ -197,7 +197,7 @@ def build(
     return run, loaded, [*([frozen] if config.private_full else []), *packing_choices, *interval_choices]
 
 
-def _sampler(config: TrainConfig, examples: int) -> Sampler:
+def sampler_of(config: TrainConfig, examples: int) -> Sampler:
     """Of a private run it counts steps and epochs, over the units declared; who takes part in a step is decided by secret coins."""
     train, seed = config.train, config.train.seed
     if config.privacy is not None:

@@ -1,10 +1,9 @@
 """`consortium federation coordinator | bank | run | resume | stop`: what runs, and what is ordered of it."""
 
-import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -12,7 +11,6 @@ from consortium.federation.options import BANK, COORDINATOR, BankHome, Coordinat
 
 app = typer.Typer()
 Name = Annotated[str, typer.Argument(help="Of the run: a-z, 0-9, . and -", metavar="RUN")]
-_LOOK_SECONDS = 1.0
 
 
 @app.command()
@@ -82,12 +80,13 @@ def demo(
 
 def _order(home: Path, name: str) -> None:
     """Start it, and show it until it is over. Raises RunFailed."""
+    from consortium.federation.status import follow
     from federation.errors import RunFailed
     from federation.sides import ordered
 
     with ordered(home, name) as flower:
         try:
-            shown = _follow(home, name, flower)
+            shown = follow(home, name, lambda: flower().startswith("finished"))
         except KeyboardInterrupt:
             print(f"{name} goes on; consortium federation status --home {home} shows it")
             return
@@ -103,30 +102,6 @@ def _order(home: Path, name: str) -> None:
                 f"the run's process has ended: {flower()}",
                 f"consortium federation resume {name} goes on with it; what the process said is in {home / 'logs' / 'serverapps.log'}",
             )
-
-
-def _follow(home: Path, name: str, flower: Callable[[], str]) -> dict[str, Any]:
-    """Show a run until it or its process is over; its last status. On a terminal a table, else a line for each event."""
-    from rich.console import Console
-    from rich.live import Live
-
-    from consortium.federation.status import line, of_run, read_run
-    from trainers.events import Tail
-
-    console, folder = Console(highlight=False, markup=False, emoji=False), home / "runs" / name
-    tail, began = Tail(folder / "events.jsonl"), time.time()
-    with Live(console=console, auto_refresh=False) if console.is_terminal else contextlib.nullcontext() as live:
-        while True:
-            over = flower().startswith("finished")
-            shown: dict[str, Any] = read_run(home, name) if (folder / "status.json").exists() else {"state": "", "updated": 0.0}
-            if live is not None and shown["state"]:
-                live.update(of_run(shown, time.time()), refresh=True)
-            for event in tail.new():
-                if live is None:
-                    print(line(event), flush=True)
-            if over:
-                return shown if shown["updated"] >= began else {"state": ""}
-            time.sleep(_LOOK_SECONDS)
 
 
 def _until_interrupted(work: Callable[[], None]) -> None:

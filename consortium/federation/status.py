@@ -1,8 +1,9 @@
 """How a federation stands, seen from a coordinator's folder or a bank's: read anew from their files, which others write."""
 
+import contextlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ from federation.record import decisions
 from federation.report import attempts_of, budget_of, record_of, run_of
 from federation.report_page import metric_names
 from privacy.statement import rounded_up
+from trainers.events import Tail
 from trainers.report import number, size
 
 Shown = Mapping[str, Any]
+_LOOK_SECONDS = 1.0
 _GOING_ON = ("running", "waiting")
 _COLOURS = {"answered": "green", "refused": "red", "failed": "red", "unreachable": "yellow", "late": "yellow"}
 
@@ -72,6 +75,24 @@ def watch(home: Path, run: str, console: Console) -> None:
                 time.sleep(1)
         except KeyboardInterrupt:
             return
+
+
+def follow(home: Path, run: str, is_over: Callable[[], bool]) -> dict[str, Any]:
+    """Show a run until it or its process is over; its last status. On a terminal a table, else a line for each event."""
+    console, folder = Console(highlight=False, markup=False, emoji=False), home / "runs" / run
+    tail, began = Tail(folder / "events.jsonl"), time.time()
+    with Live(console=console, auto_refresh=False) if console.is_terminal else contextlib.nullcontext() as live:
+        while True:
+            over = is_over()
+            shown: dict[str, Any] = read_run(home, run) if (folder / "status.json").exists() else {"state": "", "updated": 0.0}
+            if live is not None and shown["state"]:
+                live.update(of_run(shown, time.time()), refresh=True)
+            for event in tail.new():
+                if live is None:
+                    print(line(event), flush=True)
+            if over:
+                return shown if shown["updated"] >= began else {"state": ""}
+            time.sleep(_LOOK_SECONDS)
 
 
 def line(event: Shown) -> str:
