@@ -13,9 +13,10 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from federation import flower_commands
 from federation.base_model import base_model_hash
@@ -26,6 +27,9 @@ from federation.home import Home
 from federation.processes import LOOPBACK, Children, Command, free_ports, holding, is_held
 from federation.registry import Registry
 from federation.roster import Roster
+
+if TYPE_CHECKING:
+    from federation.local import Train
 
 Tell = Callable[[str], None]
 LOCK = "lock"
@@ -61,8 +65,8 @@ def coordinate(home: Path, *, host: str, port: int, tell: Tell) -> None:
                 tell(f"version {roster.version} of the roster is in force: {', '.join(roster.names)}")
 
 
-def take_part(home: Path, config: Path, *, tell: Tell) -> None:
-    """The bank's side, until SIGTERM or SIGINT.
+def take_part(home: Path, config: Path, *, tell: Tell, module: str = "federation.sides") -> None:
+    """The bank's side, until SIGTERM or SIGINT. `module` is run as the bank's own process.
 
     Raises ProcessError where something does not start or ends, and what is wrong with bank.yaml, keys or certificates as they say it.
     """
@@ -75,7 +79,7 @@ def take_part(home: Path, config: Path, *, tell: Tell) -> None:
     spool = home / "spool"
     with holding(home / LOCK), Children(home / "logs") as children:
         tell("starting; the base model is read whole, to know that it is the right one")
-        process = children.start(Command("bank", (sys.executable, "-m", "federation.sides", str(home), str(config))))
+        process = children.start(Command("bank", (sys.executable, "-m", module, str(home), str(config))))
         _wait(children, lambda: is_held(spool / LOCK), _LOADED_SECONDS)
         children.start(
             Command(
@@ -94,24 +98,19 @@ def take_part(home: Path, config: Path, *, tell: Tell) -> None:
             children.check()
 
 
-def answer(home: Path, config: Path) -> None:
+def answer(home: Path, config: Path, train: "Train") -> None:
     """The bank's own process: every letter is answered in its turn, until SIGTERM."""
     from federation.bank import Bank
-    from federation.local import LocalTrainer
     from trainers.spool import Spool
 
-    here = load_bank(config)
-    spool, trainer = Spool(home / "spool"), LocalTrainer(here, home / "runs")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    try:
-        with Bank(home, lambda: load_bank(config), base_model_hash(here.base_model), trainer) as bank, holding(home / "spool" / LOCK):
-            while True:
-                found = spool.next()
-                assert found is not None
-                name, request = found
-                spool.answer(name, bank.on(request))
-    finally:
-        trainer.close()
+    spool, base_model = Spool(home / "spool"), base_model_hash(load_bank(config).base_model)
+    with Bank(home, lambda: load_bank(config), base_model, train) as bank, holding(home / "spool" / LOCK):
+        while True:
+            found = spool.next()
+            assert found is not None
+            name, request = found
+            spool.answer(name, bank.on(request))
 
 
 def begin_run(home: Path, run: str, base_model: Path, seed: int) -> None:
@@ -140,13 +139,17 @@ def begin_run(home: Path, run: str, base_model: Path, seed: int) -> None:
 
 @contextmanager
 def ordered(home: Path, run: str) -> Iterator[Callable[[], str]]:
-    """Start a run, or go on with it, on the coordinator that runs; a function that says how Flower sees it. Raises ProcessError."""
+    """Start a run, or go on with it, on the coordinator that runs; a function that says how Flower sees it.
+
+    Raises ProcessError, FolderError where no such run was begun.
+    """
     from federation.flower_server import Running, SuperLink
 
     if not is_held(home / LOCK):
         raise ProcessError(f"{home}: no coordinator runs here", f"start it beside this: consortium federation coordinator --home {home}")
-    with suppress(FileNotFoundError):
-        (home / "runs" / run / "stop").unlink()
+    if not (folder := home / "runs" / run).is_dir():
+        raise FolderError(f"{home}: has no run {run!a}", "consortium federation run begins one")
+    (folder / "stop").unlink(missing_ok=True)
     superlink = SuperLink(home, Running.at(home).port)
     number = superlink.start(run)
     yield lambda: superlink.status(number)
@@ -173,11 +176,14 @@ def _wait(children: Children, ready: Callable[[], bool], seconds: float) -> None
 
 def main() -> None:
     """`python -m federation.sides HOME BANK.yaml`: the bank's own process."""
+    from federation.local import LocalTrainer
     from privacy.errors import ConsortiumError
 
     logging.disable(logging.INFO)
+    home, config = map(Path, sys.argv[1:])
     try:
-        answer(Path(sys.argv[1]), Path(sys.argv[2]))
+        with closing(LocalTrainer(load_bank(config), home / "runs")) as trainer:
+            answer(home, config, trainer)
     except ConsortiumError as error:
         print(f"error: {error}" + (f"\n  hint: {error.hint}" if error.hint else ""), file=sys.stderr)
         sys.exit(error.exit_code)
