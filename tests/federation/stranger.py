@@ -47,7 +47,8 @@ FLEET = "/v1/fleet/pull-messages"
 PATHS = (
     "/", "/docs", "/health", "/openapi.json", "/v1/control/list-nodes", "/v1/control/start-run", "/v1/control/register-node",
     "/v1/runtime/acquire-task", "/v1/fleet/../control/list-nodes", "/v1/fleet/%2e%2e/control/list-nodes",
-    "/v1/fleet%2f..%2fcontrol/list-nodes", "//v1/control/list-nodes", "/v1/fleet/pull-messages/../../control/list-nodes", "/V1/FLEET/pull-messages", "/v1/fleet/pull-messages?x=1",
+    "/v1/fleet%2f..%2fcontrol/list-nodes", "//v1/control/list-nodes", "/v1/fleet/pull-messages/../../control/list-nodes",
+    "/V1/FLEET/pull-messages", "/v1/fleet/pull-messages?x=1",
     "/v1/fleet/pull-messages;x=1", "/v1/fleet/", "https://localhost/v1/control/list-nodes",
 )  # fmt: skip
 
