@@ -99,7 +99,7 @@ def take_part(home: Path, config: Path, *, tell: Tell, module: str = "federation
 
 
 def answer(home: Path, config: Path, train: "Train") -> None:
-    """The bank's own process: every letter is answered in its turn, until SIGTERM."""
+    """The bank's own process: every letter is answered in its turn, until SIGTERM. Where there is no room for the answer it is asked again."""
     from federation.bank import Bank
     from trainers.spool import Spool
 
@@ -110,7 +110,11 @@ def answer(home: Path, config: Path, train: "Train") -> None:
             found = spool.next()
             assert found is not None
             name, request = found
-            spool.answer(name, bank.on(request))
+            try:
+                spool.answer(name, bank.on(request))
+            except OSError as error:
+                print(f"an answer cannot be kept: {error}", file=sys.stderr, flush=True)
+                time.sleep(_LOOK_SECONDS)
 
 
 def begin_run(home: Path, run: str, base_model: Path, seed: int) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,17 +81,17 @@ class System:
         self.log(side).rename(self.log(side).with_suffix(f".{time.time_ns()}"))
 
     def stop(self, side: str) -> int:
-        """As Ctrl-C does; its exit code. Nothing of it is left."""
+        """In order; its exit code. Nothing of it is left."""
         process = self.running.pop(side)
         below = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         try:
             process.wait(60)
             left = psutil.wait_procs(below, timeout=10)[1]
             assert not left, f"{side} has left {left}"
         finally:
             for each in (process, *below):
-                if each.is_running():
+                with suppress(psutil.NoSuchProcess):
                     each.kill()
         return process.returncode
 

@@ -4,6 +4,7 @@
 """
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from federation import bank
@@ -14,7 +15,8 @@ from tests.federation.loopback import Toy, planned
 
 def main(home: Path, config: Path, *what: str) -> None:
     if what:
-        take_part(home, config, tell=lambda text: print(text, flush=True), module="tests.federation.toy_bank")
+        with suppress(KeyboardInterrupt):
+            take_part(home, config, tell=lambda text: print(text, flush=True), module="tests.federation.toy_bank")
     else:
         bank.plan_round = planned  # whose calibration takes seconds
         here = load_bank(config)
