@@ -31,6 +31,7 @@ import os
 import random
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -157,7 +158,8 @@ class Bank:
                 self._note(about, {"letter": facts.letter, "asked": refusal.asked, "allowed": refusal.allowed}, rule=refusal.rule)
                 return letters.seal(letters.Refusal(invitation=invitation, **asdict(refusal)))
         except Exception as error:  # whatever it is, the bank lives on, and no private text leaves in a message nobody has looked at
-            self._log()
+            with suppress(OSError):  # there may be no room for it
+                self._log()
             told = error.message if isinstance(error, ConsortiumError) else type(error).__name__
             return letters.seal(letters.Failure(invitation=invitation, message=letters.short(told)))
 

@@ -91,7 +91,7 @@ def run(home: Path, run: str, transport: Transport, clock: Clock = time.monotoni
     if (training := registry.config.training) is None:
         raise FactsError(f"{home / 'federation.yaml'} has no training block", "say what is to be trained")
     folder = home / "runs" / run
-    with _open_journal(folder, run, training) as journal, Status(folder, journal, training) as status:
+    with translated(folder), _open_journal(folder, run, training) as journal, Status(folder, journal, training) as status:
         coordinator = _Coordinator(registry, training, journal, status, transport, clock)
         try:
             coordinator.run()

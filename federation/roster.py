@@ -126,9 +126,11 @@ class Seen(Facts):
 
 
 def check_follows(new: Roster, old: Roster) -> None:
-    """NotTrusted unless the new roster may take the place of the old one, in force."""
+    """NotTrusted unless the new roster may take the place of the old one, in force; Fork for another of the same version."""
     if new.federation != old.federation:
         raise NotTrusted(f"a roster of {new.federation}, but this bank is in {old.federation}", "a folder serves one federation")
+    if new.version == old.version:
+        Seen(version=old.version, hash=old.hash).check(new)
     if new.version <= old.version or new.previous != old.hash:
         raise NotTrusted(
             f"version {new.version} of the roster does not follow from version {old.version}, which is in force here",

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,7 +98,7 @@ def take_part(home: Path, config: Path, *, tell: Tell, module: str = "federation
 
 
 def answer(home: Path, config: Path, train: "Train") -> None:
-    """The bank's own process: every letter is answered in its turn, until SIGTERM."""
+    """The bank's own process: every letter is answered in its turn, until SIGTERM; asked again where there is no room for an answer."""
     from federation.bank import Bank
     from trainers.spool import Spool
 
@@ -109,7 +109,11 @@ def answer(home: Path, config: Path, train: "Train") -> None:
             found = spool.next()
             assert found is not None
             name, request = found
-            spool.answer(name, bank.on(request))
+            try:
+                spool.answer(name, bank.on(request))
+            except OSError as error:
+                print(f"an answer cannot be kept: {error}", file=sys.stderr, flush=True)
+                time.sleep(_LOOK_SECONDS)
 
 
 def begin_run(home: Path, run: str, base_model: Path, seed: int) -> None:
@@ -138,13 +142,17 @@ def begin_run(home: Path, run: str, base_model: Path, seed: int) -> None:
 
 @contextmanager
 def ordered(home: Path, run: str) -> Iterator[Callable[[], str]]:
-    """Start a run, or go on with it, on the coordinator that runs; a function that says how Flower sees it. Raises ProcessError."""
+    """Start a run, or go on with it, on the coordinator that runs; a function that says how Flower sees it.
+
+    Raises ProcessError, FolderError where no such run was begun.
+    """
     from federation.flower_server import Running, SuperLink
 
     if not is_held(home):
         raise ProcessError(f"{home}: no coordinator runs here", f"start it beside this: consortium federation coordinator --home {home}")
-    with suppress(FileNotFoundError):
-        (home / "runs" / run / "stop").unlink()
+    if not (folder := home / "runs" / run).is_dir():
+        raise FolderError(f"{home}: has no run {run!a}", "consortium federation run begins one")
+    (folder / "stop").unlink(missing_ok=True)
     superlink = SuperLink(home, Running.at(home).port)
     number = superlink.start(run)
     yield lambda: superlink.status(number)

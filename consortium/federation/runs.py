@@ -51,9 +51,9 @@ def run(
 @app.command()
 def resume(name: Name, home: CoordinatorHome = COORDINATOR) -> None:
     """Coordinator: go on with a run that was stopped, has failed or whose machine has died, at the round it was in, as a new attempt."""
-    from federation.report import run_of
+    from federation.member import check_name
 
-    run_of(home, name)
+    check_name(name)
     _order(home.resolve(), name)
 
 

@@ -151,7 +151,8 @@ def of_bank(shown: Shown) -> Group:
         )
     table = Table("asked at", "run", "round", "attempt", "left the bank", "banks in the sum", "epsilon after", box=None, padding=(0, 2))
     for each in shown["attempts"][-10:]:
-        left = f"refused by {', '.join(each['rules'])}" if each["rules"] else ", ".join(each["released"]).lower() or "nothing"
+        refused = f"refused by {', '.join(each['rules'])}" if each["rules"] else ""
+        left = "; ".join(filter(None, [", ".join(each["released"]).lower(), refused])) or "nothing"
         after = "–" if each["epsilon"] is None else f"{rounded_up(each['epsilon'], 3):.3f}"
         table.add_row(each["time"], each["run"], str(each["round"]), str(each["attempt"]), left, each["banks"] or "–", after)
     return Group(*parts, table if shown["attempts"] else Text("asked nothing yet"))

@@ -50,8 +50,9 @@ class Federation:
         return proposal
 
 
-def make_federation(folder: Path, banks: tuple[str, ...] = BANKS) -> Federation:
-    made = Federation(folder, Registry.create(folder / "coordinator", "orchard", ["localhost", "127.0.0.1"], NOW), {})
+def make_federation(folder: Path, banks: tuple[str, ...] = BANKS, *hosts: str) -> Federation:
+    """`hosts` are further names of the coordinator's machine."""
+    made = Federation(folder, Registry.create(folder / "coordinator", "orchard", ["localhost", "127.0.0.1", *hosts], NOW), {})
     for name in banks:
         made.join(name)
     return made

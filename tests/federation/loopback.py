@@ -16,6 +16,7 @@ import yaml
 from safetensors.numpy import save
 
 from federation import bundle, coordinator, letters
+from federation.aggregate import Adapter, Layout, advance, begin, contribution, mean
 from federation.bank import Bank
 from federation.budget import Kind, RoundBudget
 from federation.config import BankConfig, TrainingConfig, check_federation, load_bank
@@ -120,6 +121,20 @@ class Toy:
 def step(bank: str, round: int, attempt: int, name: str) -> np.ndarray[Any, np.dtype[np.float32]]:
     seed = int.from_bytes(hashlib.sha256(f"{bank} {round} {attempt} {name}".encode()).digest()[:4], "big")
     return np.random.default_rng(seed).normal(size=START[name].size).astype(np.float32)
+
+
+def in_the_clear(world: "World", rounds: list[dict[str, Any]]) -> Adapter:
+    """What the run makes of the same updates, added up by anybody."""
+    training = world.training
+    layout, clip = Layout.of(START, training.aggregation.method), training.encoding.clip
+    state = begin(layout, START)
+    for round in rounds:
+        deltas = {
+            bank: np.concatenate([step(bank, round["round"], round["attempt"], name) for name in layout.sent]) for bank in round["banks"]
+        }
+        total = sum(contribution(delta, clip, UNITS[bank] / 2000).astype(np.float64) for bank, delta in deltas.items())
+        state = advance(layout, state, mean(layout, np.asarray(total), clip).delta, training.aggregation.momentum)
+    return state.adapter
 
 
 def planned(training: TrainingConfig, bank: BankConfig, kind: Kind) -> RoundBudget:

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from federation import bank as bank_side
 from federation import coordinator, letters, record
-from federation.aggregate import Adapter, Layout, State, advance, begin, contribution, mean
+from federation.aggregate import Layout, State, advance
 from federation.budget import RoundBudget
 from federation.errors import FactsError, JournalError, RunFailed
 from federation.journal import Journal
@@ -21,7 +21,17 @@ from privacy import disk
 from privacy.secagg.agreement import Secrets
 from privacy.secagg.messages import Keys, Message, Opened, Reveal, sign
 from tests.federation.enrolment import BANKS, Federation
-from tests.federation.loopback import INVITE, RUN, START, UNITS, Killed, Loopback, World, exchange_of, make_world, planned, step
+from tests.federation.loopback import (
+    INVITE,
+    RUN,
+    Killed,
+    Loopback,
+    World,
+    exchange_of,
+    in_the_clear,
+    make_world,
+    planned,
+)
 
 ONE_ROUND = {"rounds": 1}
 UPDATE, CLOSE = 2, 7
@@ -49,26 +59,12 @@ def _result(world: World) -> dict[str, Any]:
     return dict(json.loads((world.run_folder / "result" / "result.json").read_text()))
 
 
-def _in_the_clear(world: World, rounds: list[dict[str, Any]]) -> Adapter:
-    """What the run makes of the same updates, added up by anybody."""
-    training = world.training
-    layout, clip = Layout.of(START, training.aggregation.method), training.encoding.clip
-    state = begin(layout, START)
-    for round in rounds:
-        deltas = {
-            bank: np.concatenate([step(bank, round["round"], round["attempt"], name) for name in layout.sent]) for bank in round["banks"]
-        }
-        total = sum(contribution(delta, clip, UNITS[bank] / 2000).astype(np.float64) for bank, delta in deltas.items())
-        state = advance(layout, state, mean(layout, np.asarray(total), clip).delta, training.aggregation.momentum)
-    return state.adapter
-
-
 def _check(world: World, *rounds: tuple[str, ...]) -> None:
     """The run's result is what the updates of these banks make, round by round; each was aggregated once, and no ledger has any open."""
     result = _result(world)
     assert [tuple(round["banks"]) for round in result["rounds"]] == [*rounds]
     adapter = load_file(world.run_folder / "result" / "adapter_model.safetensors")
-    for name, tensor in _in_the_clear(world, result["rounds"]).items():
+    for name, tensor in in_the_clear(world, result["rounds"]).items():
         np.testing.assert_allclose(adapter[name], tensor, atol=1e-6)
     with Journal(world.run_folder) as journal:
         last = world.training.rounds + bool(world.training.metrics)
