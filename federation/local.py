@@ -2,7 +2,8 @@
 
 The job is another process (trainers/rounds.py), or several on the bank's Ray cluster, which keeps the base model loaded over rounds. The
 two speak through a spool in the run's directory, and either may be killed: a job that has died is started again, once for a round, and
-finds the round's order; a job that has outlived the bank's process is gone on with, and what it did meanwhile is had by asking again.
+finds the round's order; a job that has outlived the bank's process is gone on with, and what it did meanwhile is had by asking again. One
+that nobody goes on with ends after a while.
 """
 
 import contextlib
@@ -234,6 +235,7 @@ class _Job:
     def __init__(self, spec: JobSpec) -> None:
         self.spec = spec
         self._spool = Spool(spec.run_dir / "rounds")
+        self._claim = self._spool.claim()
         self._process: subprocess.Popen[bytes] | None = None
         if self._alive() and _read(spec.run_dir / "job.json") != _text(spec):
             self.stop()  # it has outlived a bank's process that had another bank.yaml
@@ -262,6 +264,7 @@ class _Job:
                 self._process.wait(_STOP_SECONDS)
             self._process.kill()
             self._process.wait()
+        self._claim.close()
 
     def _start(self) -> None:
         run_dir = write_job(self.spec)

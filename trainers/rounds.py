@@ -44,6 +44,8 @@ from trainers.report import write_report
 from trainers.spool import Spool
 from trainers.worker import Opened, build, decide, opened, prepare_data, sampler_of, start_facts, watched
 
+_ABANDONED_SECONDS = 600.0
+"""After which a process ends that nobody will ask again: the one that did has died, and was not started again"""
 _WAIT_SECONDS = 20.0
 """How long rank 0 looks for an order before it tells the others that there is none yet: no collective may wait for hours"""
 
@@ -137,11 +139,15 @@ def _digests(summary: Summary) -> tuple[str, ...]:
 def _serve(job: Job, folder: Path) -> int:
     """Answer one request after the other; the steps taken in all."""
     world, taken = job.run.world, 0
-    spool = world.on_main(lambda: Spool(folder))
+    spool, owned = world.on_main(lambda: Spool(folder)), time.monotonic()
     while True:
         found = world.on_main(lambda: _next(job.run, spool))
         if found is None:
+            owned = owned if world.on_main(lambda: spool.is_abandoned) else time.monotonic()
+            if world.on_main(partial(_expired, owned)):
+                return taken
             continue
+        owned = time.monotonic()
         name, content = found
         answer = b""
         if name not in (READY, STOP):
@@ -150,6 +156,10 @@ def _serve(job: Job, folder: Path) -> int:
         world.on_main(partial(spool.answer, name, answer))
         if name == STOP:
             return taken
+
+
+def _expired(owned: float) -> bool:
+    return time.monotonic() - owned > _ABANDONED_SECONDS
 
 
 def _next(run: Run, spool: Spool) -> tuple[str, bytes] | None:

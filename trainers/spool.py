@@ -2,14 +2,18 @@
 
     inbox/NAME     a request, until it is answered
     outbox/NAME    its answer, until it is taken
+    owner          locked by whoever asks, for as long as its process lives
 
 Files 0600 in folders 0700. Both sides may be killed and go on: a request that was not answered is still there, and who asks again under
 the same name gets the answer that is there. So a name stands for one request and what it says. Imports no torch.
 """
 
+import fcntl
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from privacy import disk
 
@@ -20,9 +24,27 @@ class Spool:
     """Either side's view of the folder. Every method may raise OSError."""
 
     def __init__(self, folder: Path) -> None:
-        self._inbox, self._outbox = folder / "inbox", folder / "outbox"
+        self._inbox, self._outbox, self._owner = folder / "inbox", folder / "outbox", folder / "owner"
         for place in (folder, self._inbox, self._outbox):
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def claim(self) -> BinaryIO:
+        """The lock of who asks; it is given up when the file is closed."""
+        file = os.fdopen(os.open(self._owner, os.O_CREAT | os.O_RDWR, 0o600), "rb")
+        fcntl.flock(file, fcntl.LOCK_SH)
+        return file
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether it was claimed once and nobody has it now."""
+        if not self._owner.exists():
+            return False
+        with self._owner.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        return True
 
     def ask(self, name: str, request: bytes, *, waiting: Callable[[], bool] = lambda: True) -> bytes | None:
         """The answer, which is gone from the folder then; None when `waiting` has become false before there was one."""

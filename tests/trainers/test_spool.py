@@ -57,6 +57,16 @@ def test_half_a_request_is_none(tmp_path: Path) -> None:
     assert spool.next(waiting=lambda: False) is None
 
 
+def test_a_spool_is_abandoned_when_whoever_claimed_it_is_gone(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    before = spool.is_abandoned
+
+    with spool.claim():
+        claimed = Spool(tmp_path).is_abandoned
+
+    assert (before, claimed, spool.is_abandoned) == (False, False, True)
+
+
 def test_files_are_their_owners(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool")
     spool.ask("1", b"x", waiting=lambda: False)
