@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from claims import GB, Stored, step, trainer
+from claims import BETWEEN, EXCHANGES, GB, Stored, by_exchange, case_name, round_cases, rounds, step, trainer
 
 from trainers import pictures
 from trainers.pictures import COLOURS, DASHED, new_figure
@@ -107,6 +107,30 @@ def secagg(stored: Stored) -> "Figure":
         axes.minorticks_off()
         axes.yaxis.set_major_formatter(lambda tick, _: f"{tick:g}")
     _legend(panels[0])
+    return figure
+
+
+def federated_round(stored: Stored) -> "Figure":
+    """Seconds of a round, stacked by exchange."""
+    bars = [
+        (f"{case_name(case)}: {name}", by_exchange([each for turn in rounds(stored, case, name) for each in turn]))
+        for case in round_cases(stored)
+        for name in ("ours", "Flower")
+    ]
+    figure, axes = new_figure(7.2, 1.1 + 0.34 * len(bars))
+    left = [0.0] * len(bars)
+    for place, exchange in enumerate((*EXCHANGES, BETWEEN)):
+        lengths = [found.get(exchange, 0.0) for _, found in bars]
+        colour = "muted" if exchange == BETWEEN else ("accent", "second", "good", "warn")[place % 4]
+        axes.barh(range(len(bars)), lengths, left=left, height=0.6, color=COLOURS[colour], alpha=0.8 if place < 4 else 0.5, linewidth=0,
+                  label=exchange)  # fmt: skip
+        left = [start + length for start, length in zip(left, lengths, strict=True)]
+    axes.set_yticks(range(len(bars)), [name for name, _ in bars])
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.grid(axis="x", color=COLOURS["line"], linewidth=0.6)
+    axes.set_xlabel("seconds of a round, by exchange")
+    _legend(axes)
     return figure
 
 

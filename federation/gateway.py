@@ -32,8 +32,8 @@ import ssl
 import sys
 import time
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -63,6 +63,9 @@ from privacy.errors import ConsortiumError
 
 _FLEET = re.compile(rb"/v1/fleet/[a-z]+(-[a-z]+)*")
 _BUNDLE = "/v1/fleet/get-fab"
+_PULL = "/v1/fleet/pull-messages"
+_HELD_SECONDS = 5.0
+_LOOK_SECONDS = 0.5
 _NODE_KEY = "flwr-public-key"
 _LOOPBACK_DAYS = 1800
 
@@ -128,6 +131,8 @@ class _Gateway:
     ) -> None:
         self.onwards, self._admit, self._approve, self._limits, self.traffic = onwards, admit, approve, limits, traffic
         self._shares: dict[str, _Share] = {}
+        self._pulling: dict[str, Request] = {}
+        """The last request for messages, by bank"""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request, bank, received, why = Request(scope, receive), "", 0, ""
@@ -137,9 +142,13 @@ class _Gateway:
                 bank = self._admit(request)
                 with self._shares.setdefault(bank, _Share(self._limits)).turn():
                     path, received = _checked(request, self._limits.body)
-                    async with self.onwards.stream("POST", path, headers=_passed_on(request.headers), content=request.stream()) as answer:
-                        response = await self._response(path, answer)
+                    if path == _PULL and received <= LONGEST_HEAD:
+                        response = await self._pull(bank, request)
                         await response(scope, receive, send)
+                    else:
+                        async with self._asked(request, path, request.stream()) as answer:
+                            response = await self._response(path, answer)
+                            await response(scope, receive, send)
         except (_Refused, ConsortiumError, httpx.HTTPError, ClientDisconnect, TimeoutError) as error:
             status, why = self._explained(error)
             if response is None:
@@ -152,6 +161,24 @@ class _Gateway:
             received=received, sent=int(response.headers["content-length"]), why=why,
         )  # fmt: skip
 
+    async def _pull(self, bank: str, request: Request) -> Response:
+        """Messages for a SuperNode. While there are none the answer is held back, for a SuperNode that was told so sleeps for 3 seconds;
+        but not for one that has gone, or has asked anew since: what comes would be lost."""
+        body, until = await request.body(), time.monotonic() + _HELD_SECONDS
+        self._pulling[bank] = request
+        while True:
+            self._admit(request)
+            async with self._asked(request, _PULL, body) as answer:
+                response = await self._response(_PULL, answer)
+            if response.status_code != 200 or response.body or time.monotonic() > until:
+                return response
+            await asyncio.sleep(_LOOK_SECONDS)
+            if self._pulling[bank] is not request or await request.is_disconnected():
+                return response
+
+    def _asked(self, request: Request, path: str, body: bytes | AsyncIterator[bytes]) -> AbstractAsyncContextManager[httpx.Response]:
+        return self.onwards.stream("POST", path, headers=_passed_on(request.headers), content=body)
+
     async def _response(self, path: str, answer: httpx.Response) -> Response:
         """What is passed back: without the headers that send a client elsewhere, and once it has been looked at."""
         if 300 <= answer.status_code < 400:
@@ -159,10 +186,10 @@ class _Gateway:
         if _length(answer.headers, self._limits.body) is None:
             raise _Refused(502, f"an answer of more than {self._limits.body} bytes, or of no known length")
         headers = {name: answer.headers[name] for name in ("content-type", "content-length") if name in answer.headers}
-        if answer.status_code < 400 and path != _BUNDLE:
+        if answer.status_code < 400 and path not in (_BUNDLE, _PULL):
             return StreamingResponse(answer.aiter_raw(), answer.status_code, headers)
         content = b"".join([piece async for piece in answer.aiter_raw()])
-        if answer.status_code < 400:
+        if answer.status_code < 400 and path == _BUNDLE:
             await asyncio.to_thread(self._approve, content)
         return Response(content, answer.status_code, headers)
 

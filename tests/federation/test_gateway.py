@@ -36,7 +36,7 @@ from tests.federation.enrolment import BANKS, NOW, Federation
 from tests.federation.test_config import BANK
 from tests.helpers import REPOSITORY
 
-FLEET = "/v1/fleet/pull-messages"
+FLEET, PULL = "/v1/fleet/confirm-message-received", "/v1/fleet/pull-messages"
 LISTED, OTHER = b"a bundle that was looked at", b"and one that was not"
 LIMITED = """
 import sys
@@ -60,6 +60,8 @@ class Upstream:
     """Requests of which at least the head has come"""
     reached: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
     """Path, headers and body of each request"""
+    message: bytes = b""
+    """For whoever pulls first"""
 
     async def answer(self, request: Request) -> Response:
         self.begun += 1
@@ -72,6 +74,9 @@ class Upstream:
                 return RedirectResponse("http://127.0.0.1:1/v1/fleet/get-fab")
             case "/v1/fleet/endless":
                 return Response(b"0", headers={"content-length": str(2**30)})
+            case "/v1/fleet/pull-messages":
+                message, self.message = self.message, b""
+                return Response(message)
             case "/v1/fleet/slow":
                 await asyncio.sleep(2)
         return Response(body[::-1], headers={"connection": "keep-alive", "x-more": "1"})
@@ -192,7 +197,7 @@ def world(enrolled: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.fixture(autouse=True)
 def _each_begins_anew(world: World) -> Iterator[None]:
     world.upstream.reached.clear()
-    world.upstream.begun, world.upstream.bundle = 0, LISTED
+    world.upstream.begun, world.upstream.bundle, world.upstream.message = 0, LISTED, b""
     yield
     while world.opened:
         world.opened.pop().close()
@@ -228,6 +233,41 @@ def test_a_message_goes_through_both_gateways_as_it_is(world: World) -> None:
     assert (path, reached) == ("/v1/fleet/push-object", body)
     assert headers["flwr-public-key"] == world.headers("alder")["flwr-public-key"] and "flwr-signature" in headers
     assert "x-more" not in answer.headers
+
+
+def test_who_pulls_is_told_of_a_message_that_comes_meanwhile(world: World) -> None:
+    coming = threading.Timer(1.0, setattr, (world.upstream, "message", b"a message"))
+    coming.start()
+    assert world.ask_bank(PULL).content == b"a message"
+    assert len({body for _, _, body in world.upstream.reached}) == 1 < len(world.upstream.reached)
+
+
+def test_who_pulls_is_told_after_seconds_that_there_is_nothing(world: World) -> None:
+    began = time.monotonic()
+    assert world.ask(world.connect(), PULL) == (200, "")
+    assert 4 < time.monotonic() - began < 20
+
+
+def test_of_two_pulls_of_a_bank_the_later_gets_the_message(world: World) -> None:
+    former, later = world.connect(), world.connect()
+    for number, connection in enumerate((former, later)):
+        _begin(connection, world.headers("alder") | {"content-length": "0"}, target=PULL)
+        _until(lambda before=number: world.upstream.begun > before)  # type: ignore[misc]
+    assert former.getresponse().read() == b""
+    world.upstream.message = b"a message"
+    assert later.getresponse().read() == b"a message"
+
+
+def test_a_pull_takes_no_message_for_a_node_that_has_left(world: World) -> None:
+    left = world.connect()
+    _begin(left, world.headers("alder") | {"content-length": "0"}, target=PULL)
+    _until(lambda: world.upstream.begun > 0)
+    left.close()
+    time.sleep(0.2)
+    world.upstream.message = b"a message"
+    time.sleep(1.5)
+    assert world.upstream.message == b"a message"
+    assert world.ask(world.connect(), PULL) == (200, "a message")
 
 
 def test_only_headers_that_flower_reads_go_on(world: World) -> None:
