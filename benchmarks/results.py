@@ -198,7 +198,9 @@ def make(files: Sequence[File]) -> dict[Path, str]:
         stated: Sequence[Claim]
         if isinstance(chapter.of, Benchmark):
             name = chapter.of.name
-            mine = sorted((file for file in files if file.benchmark == name), key=lambda file: (file.date[:10], file.stored.get("date", "")))
+            mine = sorted(
+                (file for file in files if file.benchmark == name), key=lambda file: (file.date[:10], file.stored.get("date", ""))
+            )
             found = chapter.of.read(mine[-1].stored if mine else {"results": []})
             stated = found.claims
         else:
