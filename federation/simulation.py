@@ -25,6 +25,7 @@ import yaml
 
 from cluster.job import write_job
 from federation import bundle, coordinator, drafts
+from federation.aggregate import Adapter
 from federation.bank import Bank
 from federation.base_model import base_model_hash
 from federation.budget import plan_round
@@ -34,7 +35,7 @@ from federation.errors import FactsError, FolderError
 from federation.files import read, translated, write, write_bytes
 from federation.home import Home
 from federation.journal import Journal
-from federation.local import Task, Work, job_of, order_of, work_of
+from federation.local import Task, Train, Work, job_of, order_of, work_of
 from federation.member import Known
 from federation.partition import Share
 from federation.registry import Registry
@@ -159,40 +160,46 @@ def _furnish(folder: Path, federation: FederationConfig, base_model: Path, share
 
 def run(home: Path, take: Take, workers: int) -> None:
     """The run to its end, with so many banks at work at once. Raises RunFailed, ConsortiumError."""
-    banks = _banks(home)
+    banks = banks_of(home)
     base_model = base_model_hash(next(iter(banks.values())).base_model)
     with contextlib.ExitStack() as stack:
-        opened = {
-            name: stack.enter_context(
-                Bank(home / "banks" / name, partial(load_bank, home / "banks" / name / "bank.yaml"), base_model, _trainer(home, bank, take))
-            )
-            for name, bank in banks.items()
-        }
+        opened = {name: stack.enter_context(_open(home, bank, base_model, take)) for name, bank in banks.items()}
         transport = stack.enter_context(_Memory(opened, max(workers, os.cpu_count() or 1)))
         coordinator.run(home / "coordinator", RUN, transport)
 
 
+def _open(home: Path, bank: BankConfig, base_model: str, take: Take) -> Bank:
+    folder = home / "banks" / bank.bank
+    return Bank(folder, partial(load_bank, folder / "bank.yaml"), base_model, trainer_of(home, bank, take))
+
+
 def accuracies(home: Path, take: Take, test: Path) -> list[float]:
     """Of the global model on public rows, after each round from 0, the model that the run began with."""
-    bank, training = next(iter(_banks(home).values())), _training(home)
+    judge = judge_of(home, take, test)
+    with Journal(home / "coordinator" / "runs" / RUN) as journal:
+        return [judge(journal.adapter(round)) for round in range(training_of(home).rounds + 1)]
+
+
+def judge_of(home: Path, take: Take, test: Path) -> Callable[[Adapter], float]:
+    """The accuracy of adapters on public rows: of classes, or of tokens."""
+    bank, training = next(iter(banks_of(home).values())), training_of(home)
     judged = training.model_copy(update={"evaluation": "public_data", "metrics": ["accuracy"]})
     data = bank.data.model_copy(update={"validation": [test.resolve()]})
-    spec = job_of(RUN, judged, bank.model_copy(update={"data": data, "unit": "record"}), home.resolve() / "jobs" / "test")
+    spec = job_of("test", judged, bank.model_copy(update={"data": data, "unit": "record"}), home.resolve() / "jobs")
     write_job(spec)
-    with Journal(home / "coordinator" / "runs" / RUN) as journal:
-        adapters = [journal.adapter(round) for round in range(training.rounds + 1)]
-    found = []
-    for round, adapter in enumerate(adapters):
-        order = Order(round, 1, 0, training.local.learning_rate, adapter, evaluation=Evaluation(_MOST))
-        right, count = work_of(Task(RUN, round, 1, "evaluate", judged, adapter, None), take(spec.run_dir, order.pack())).metrics
-        found.append(right / count)
-    return found
+
+    def judge(adapter: Adapter) -> float:
+        order = Order(1, 1, 0, training.local.learning_rate, adapter, evaluation=Evaluation(_MOST))
+        right, count = work_of(Task("test", 1, 1, "evaluate", judged, adapter, None), take(spec.run_dir, order.pack())).metrics
+        return right / count
+
+    return judge
 
 
 def spendings(home: Path) -> list[Spending]:
     """Of all banks, as they stand."""
     found = []
-    for name, bank in _banks(home).items():
+    for name, bank in banks_of(home).items():
         rows = (home / "banks" / name / "rows.jsonl").read_bytes().count(b"\n")
         epsilon = budget_of(bank)["proven"] if bank.ledger.exists() else None
         found.append(Spending(name, rows, bank.units, epsilon))
@@ -215,7 +222,9 @@ def trainings(workers: int, address: str | None, home: Path) -> Iterator[Take]:
         yield lambda run_dir, order: alone.submit(rounds.take, run_dir, order).result()
 
 
-def _trainer(home: Path, bank: BankConfig, take: Take) -> Callable[[Task], Work]:
+def trainer_of(home: Path, bank: BankConfig, take: Take) -> Train:
+    """What a bank trains with."""
+
     def train(task: Task) -> Work:
         spec = job_of(task.run, task.training, bank, home.resolve() / "jobs" / bank.bank)
         write_job(spec)
@@ -224,11 +233,13 @@ def _trainer(home: Path, bank: BankConfig, take: Take) -> Callable[[Task], Work]
     return train
 
 
-def _banks(home: Path) -> dict[str, BankConfig]:
+def banks_of(home: Path) -> dict[str, BankConfig]:
+    """By name."""
     return {path.name: load_bank(path / "bank.yaml") for path in sorted((home / "banks").iterdir())}
 
 
-def _training(home: Path) -> TrainingConfig:
+def training_of(home: Path) -> TrainingConfig:
+    """What is asked of them."""
     training = Registry(home / "coordinator").config.training
     assert training is not None
     return training

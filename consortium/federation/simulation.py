@@ -1,5 +1,6 @@
 """`consortium federation simulate`: a federation on one machine or one cluster, before there are banks."""
 
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,13 +19,16 @@ app = typer.Typer()
 @app.command()
 def simulate(
     federation: Annotated[Path, typer.Argument(help="With a training block.", metavar="federation.yaml")],
-    banks: Annotated[int, typer.Option(help="How many, 3 to 100.", min=2, max=100)],
+    banks: Annotated[int, typer.Option(help="How many.", min=2, max=100)],
     data: Annotated[Path, typer.Option(help="Rows that are dealt to the banks.", metavar="FILE")],
     base_model: Annotated[Path, typer.Option(help="Directory of the base model.", metavar="DIR")],
     partition: Annotated[str, typer.Option(help="iid, dirichlet:ALPHA (over classes) or by:COLUMN.")] = "iid",
     unit: Annotated[str, typer.Option(help="The column that tells customers apart, or record. None is at two banks.")] = "record",
     test: Annotated[Path | None, typer.Option(help="Public rows, for the accuracy of every round's model.", metavar="FILE")] = None,
-    workers: Annotated[int, typer.Option(help="Ray workers, a CPU each, that train for all banks; 0 for this process.", min=0)] = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Ray workers, a CPU each, that train for all banks; 0 for this process.", min=0, show_default="CPUs here"),
+    ] = None,
     address: Annotated[str | None, typer.Option(help="Of a Ray cluster; else Ray is started on this machine.", metavar="RAY")] = None,
     output: Annotated[Path, typer.Option(help="New directory, with all that banks and coordinator would have.", metavar="DIR")] = Path(
         "simulation"
@@ -45,6 +49,7 @@ def simulate(
     shares = split(data, how, banks, task=config.training.task, unit=column, seed=seed)
     _tell(f"enrolling {banks} banks in {output}")
     simulation.enrol(output, config, base_model, shares, unit=column, test=test, seed=seed)
+    workers = min(banks, os.cpu_count() or 1) if workers is None else workers
     with simulation.trainings(workers, address, output) as take:
         with ThreadPoolExecutor(1) as aside:
             going = aside.submit(simulation.run, output, take, workers)

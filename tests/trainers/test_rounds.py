@@ -22,7 +22,7 @@ from trainers import worker
 from trainers.data.prepare import describe_file
 from trainers.errors import ConfigError
 from trainers.orders import STOP, Done, Evaluation, Failed, Order, PrivateSteps, unpack_answer
-from trainers.rounds import round_seed, train_rounds
+from trainers.rounds import Rounds, round_seed, train_rounds
 from trainers.spool import Spool
 
 RATE = 2e-3
@@ -75,6 +75,41 @@ def test_a_round_takes_the_steps_of_an_ordinary_run(llama_dir: Path, tmp_path: P
     assert max(float(np.abs(first.adapter[name] - expected[name]).max()) for name in expected) < 1e-7
     assert all(np.array_equal(first.adapter[name], again.adapter[name]) for name in expected)  # nothing is left of the round before
     assert any(not np.array_equal(first.adapter[name], second.adapter[name]) for name in expected)
+
+
+def test_jobs_that_share_a_model_take_the_rounds_they_would_take_alone(bert_dir: Path, tmp_path: Path) -> None:
+    """Each with its own rows, batch and classes met; in turns, and as if the other had never been."""
+    files = [write_labelled_rows(tmp_path, count=count, seed=seed, name=f"{seed}.jsonl") for seed, count in ((1, 40), (2, 30))]
+    start = _start(bert_dir, tmp_path, files[0], task="classify")
+    jobs = [
+        make_job(tmp_path / f"job-{batch}", bert_dir, rows, task="classify", data={"labels": ["account", "balance", "branch"]},
+                 train={"max_steps": 1, "global_batch_size": batch} | CONSTANT)
+        for rows, batch in zip(files, (6, 10), strict=True)
+    ]  # fmt: skip
+    order, together = _order(adapter=start), Rounds()
+
+    shared = [unpack_answer(together.take(job, order.pack())) for job in (*jobs, *jobs)]
+    alone = [unpack_answer(Rounds().take(job, order.pack())) for job in jobs]
+
+    for ours, theirs in zip(shared, alone * 2, strict=True):
+        assert isinstance(ours, Done) and isinstance(theirs, Done)
+        assert all(np.array_equal(ours.adapter[name], theirs.adapter[name]) for name in start)
+    assert any(not np.array_equal(shared[0].adapter[name], shared[1].adapter[name]) for name in start)  # type: ignore[union-attr]
+
+
+def test_populations_that_share_a_model_pay_for_themselves(llama_dir: Path, tmp_path: Path) -> None:
+    """The model's hooks are those of the first; each round is tested, and charged to its own bank's ledger."""
+    for bank in ("alder", "birch"):
+        (tmp_path / bank).mkdir()
+    jobs = [_make_private(tmp_path / bank, llama_dir, write_rows(tmp_path, count=UNITS, seed=seed, name=f"{bank}.jsonl"))
+            for seed, bank in enumerate(("alder", "birch"))]  # fmt: skip
+    start, together = _start(llama_dir, tmp_path, tmp_path / "alder.jsonl"), Rounds()
+
+    for job, count in zip(jobs, (3, 4), strict=True):
+        steps = _reserve(job, count)
+        done = unpack_answer(together.take(job, _order(adapter=start, steps=count, private=steps).pack()))
+        assert isinstance(done, Done) and (done.charged, _charged(job, steps.reservation)) == (count, count)
+        assert done.verdicts["sensitivity"] and done.verdicts["noise_scale"] and not {False} & set(done.verdicts.values())
 
 
 def _huge(adapter: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
