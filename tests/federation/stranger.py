@@ -37,7 +37,7 @@ from federation.authority import Authority, chain
 from federation.files import write_bytes
 from federation.home import Home
 from federation.keys import Keys, pem
-from federation.processes import LOOPBACK, environment
+from federation.processes import LOOPBACK, environment, free_ports
 from federation.traffic import Totals, totals
 from tests.federation.system import COORDINATOR, System, system, table, until
 from tests.helpers import REPOSITORY
@@ -118,7 +118,7 @@ def _connection(host: str, port: int, folder: Path, certificate: Path | None) ->
 def _ask(connection: HTTPSConnection, path: str, headers: dict[str, str], method: str = "POST") -> tuple[int, str]:
     with contextlib.closing(connection):
         connection.putrequest(method, path, skip_accept_encoding=True)
-        for name, value in (headers | {"content-length": "0"}).items():
+        for name, value in (headers | {"content-length": "0", "content-type": "application/x-protobuf"}).items():
             connection.putheader(name, value)
         connection.endheaders(b"")
         answer = connection.getresponse()
@@ -176,7 +176,7 @@ def _supernode(host: str, port: int, folder: Path) -> object:
     Keys.create("stranger").save(place)
     command = (
         "flower-supernode", "--superlink", f"{host}:{port}", "--root-certificates", str(folder / COORDINATOR / "ca.pem"),
-        "--auth-supernode-private-key", str(place / "node"), "--max-wait-time", "10", "--port", "0",
+        "--auth-supernode-private-key", str(place / "node"), "--max-wait-time", "10", "--port", str(free_ports(1)[0]),
     )  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, env=environment() | {"FLWR_HOME": str(place / "home")}, timeout=120)
     if done.returncode == 0:
@@ -236,6 +236,8 @@ class Siege:
     """From another network namespace"""
     ports: list[Port]
     attempts: list[Attempt]
+    noted: list[str]
+    """What the coordinator's gateway has on record of those whom it could not tell who they are"""
 
     @property
     def faults(self) -> list[str]:
@@ -261,9 +263,10 @@ def besiege(folder: Path) -> Siege:
         first = tried("attempts")
         made.world.made.sign(made.world.made.propose("dogwood"))
         until(lambda: "version 2 of the roster is in force" in made.said(COORDINATOR), "the roster without dogwood is in force")
-        siege = Siege(bool(prefix), ports, [*first, *tried("after_leaving")])
+        found = [*first, *tried("after_leaving")]
         assert made.stop("alder") == made.stop(COORDINATOR) == 0
-        return siege
+        rows = map(json.loads, (made.home / "gateway.jsonl").read_text().splitlines())
+        return Siege(bool(prefix), ports, found, [*dict.fromkeys(row["why"] for row in rows if not row["bank"])])
 
 
 def _listening(made: System, side: str) -> Iterator[Port]:
@@ -287,6 +290,7 @@ def main(when: str = "", host: str = "", port: str = "", folder: str = "", *othe
     print("\nfrom another network namespace" if siege.from_elsewhere else "\nfrom this network namespace: another is not allowed here")
     print(table(("who", "what", "", "what came back"),
                 [(each.who, each.what, "let in" if each.let_in else "refused", each.came) for each in siege.attempts]))  # fmt: skip
+    print("\nrefused without a name, by the gateway's record:", *siege.noted, "", sep="\n")
     print("\n".join(siege.faults) or "nobody was let in but members, to the fleet")
     sys.exit(bool(siege.faults))
 
