@@ -242,6 +242,8 @@ class _Job:
 
     def ask(self, name: str, content: bytes) -> bytes:
         """Raises TrainingFailed where the job has died, and died again."""
+        if self._claim.closed:
+            self._claim = self._spool.claim()
         for _ in range(2):
             if not self._alive():
                 self._start()
