@@ -122,7 +122,7 @@ def draft_bank(
     federation: FederationConfig, *, bank: str, base_model: Path, train: Path, unit: str, units: int, bundle: str, coordinator: str
 ) -> str:
     """A bank.yaml for the federation's `training` block; `unit` is record or a column's name. FactsError where there is no block."""
-    training = _training(federation)
+    training = training_of(federation)
     proposal, privacy = training.proposal(bundle, federation.colluders), training.privacy
     return _BANK.format(
         federation=federation.name,
@@ -150,7 +150,8 @@ def draft_bank(
     )
 
 
-def _training(federation: FederationConfig) -> TrainingConfig:
+def training_of(federation: FederationConfig) -> TrainingConfig:
+    """FactsError where there is none yet."""
     if federation.training is None:
         raise FactsError(f"{federation.name} has no training block yet", "its coordinator writes one: consortium federation draft-training")
     return federation.training

@@ -68,6 +68,26 @@ def stop(name: Name, home: CoordinatorHome = COORDINATOR) -> None:
 
 
 @app.command()
+def personalise(
+    config: Annotated[Path, typer.Argument(help="The bank's file.", metavar="BANK.yaml")],
+    adapter: Annotated[Path, typer.Argument(help="The federation's, as a run has left it.", metavar="ADAPTER")],
+    output: Annotated[Path, typer.Argument(help="New directory.", metavar="OUTPUT")],
+    federation: Annotated[Path, typer.Option("--for", help="The coordinator's federation.yaml, whose terms hold.", metavar="FILE")],
+    steps: Annotated[int, typer.Option(help="Of training on the bank's rows.", min=1)] = 50,
+    home: BankHome = BANK,
+) -> None:
+    """Bank: train the federation's adapter further on the bank's own rows. It is charged to the bank's ledger, and nothing leaves."""
+    from federation.config import load_bank, load_federation
+    from federation.drafts import training_of
+    from federation.personal import personalise
+
+    training = training_of(load_federation(federation))
+    facts = personalise(training, load_bank(config), adapter.resolve(), output.resolve(), home.resolve() / "runs", steps)
+    cost = f", epsilon {facts['epsilon']:g} at delta {facts['delta']:g}" if "epsilon" in facts else ""
+    print(f"{output}: {facts['steps']} steps{cost}")
+
+
+@app.command()
 def demo(
     banks: Annotated[int, typer.Option(help="How many, from 4.")] = 4,
     output: Annotated[Path, typer.Option(help="Folder for all of it.", metavar="DIR")] = Path("demo-federation"),

@@ -19,8 +19,9 @@ from safetensors.numpy import load_file
 from federation.aggregate import Layout
 from federation.budget import RoundBudget, reserve
 from federation.config import BankConfig, TrainingConfig
-from federation.errors import TrainingFailed
-from federation.local import LocalTrainer, Task, initial_adapter, job_of, order_of
+from federation.errors import FolderError, TrainingFailed
+from federation.local import LocalTrainer, Task, initial_adapter, job_of, order_of, write_start
+from federation.personal import personalise
 from privacy.ledger import Ledger
 from privacy.plan import PrivacyPlan
 from tests import helpers
@@ -222,3 +223,21 @@ def test_a_bank_with_two_workers_takes_rounds_on_ray(llama_dir: Path, tmp_path: 
     one, two = works
     assert max(float(np.abs(one.adapter[name] - two.adapter[name]).max()) for name in start) < 1e-5
     assert any(not np.array_equal(one.adapter[name], start[name]) for name in start)
+
+
+@pytest.mark.slow
+def test_a_bank_trains_the_adapter_further_for_itself_and_its_ledger_has_the_steps(tmp_path: Path, llama_dir: Path) -> None:
+    bank = _bank(tmp_path, llama_dir, {"train": write_labelled_rows(tmp_path)})
+    _grant(bank)
+    training, start = _training(), tmp_path / "global"
+    write_start(training, llama_dir, 0, start)
+
+    facts = personalise(training, bank, start, tmp_path / "own", tmp_path / "runs", steps=5)
+
+    before, after = (load_file(folder / "adapter_model.safetensors") for folder in (start, tmp_path / "own"))
+    assert {name for name in before if not np.array_equal(before[name], after[name])} == {n for n in before if "lora_A" not in n}
+    assert _charged(bank) == [5] == [facts["steps"]]
+    assert 0 < facts["epsilon"] <= 8
+    assert (tmp_path / "own" / "adapter_config.json").exists()
+    with pytest.raises(FolderError, match="is there already"):
+        personalise(training, bank, start, tmp_path / "own", tmp_path / "runs", steps=5)
