@@ -1,6 +1,6 @@
 """What a federated round takes, training aside: ours beside a Flower app that sends as many messages of as many bytes and does nothing.
 
-    python benchmarks/federated_round.py [--json OUT] [--repeats 3] [--cases 1000000 1000000-open ...]
+    python benchmarks/federated_round.py [--json OUT] [--repeats 2] [--cases 1000000 1000000-open ...]
 
 A case is ELEMENTS of the vector that each of four banks sends, masked, or as it is with `-open`. Results are added to OUT as they come, and
 one that is there is not measured again. Contenders take turns, in another order every time, each alone on the machine with processes of its
@@ -279,7 +279,7 @@ def _print(stored: list[dict[str, Any]]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=Case.parse, nargs="+", default=CASES, help="ELEMENTS[-open] (default: all)")
-    parser.add_argument("--repeats", type=int, default=3, help="of each contender in each case (default 3)")
+    parser.add_argument("--repeats", type=int, default=2, help="of each contender in each case (default 2)")
     parser.add_argument("--json", type=Path, default=Path("federated_round.json"), help="results, added to")
     arguments = parser.parse_args()
     try:
