@@ -241,10 +241,8 @@ def _benchmark(cases: list[Case], repeats: int, out: Path) -> None:
                     rounds = MEASURES[contender](folder, case, _legs(stored, case))
                     stored.append(asdict(Result(contender, case, repeat, rounds, os.getloadavg()[0])))
                     out.write_text(json.dumps({**facts(PACKAGES), "results": stored}, indent=1))
-                    print(
-                        f"{case.elements:,} {'masked' if case.masked else 'open'}, {contender}: {', '.join(f'{each.seconds:.1f}' for each in rounds)} s",
-                        file=sys.stderr,
-                    )
+                    how, seconds = "masked" if case.masked else "open", ", ".join(f"{each.seconds:.1f}" for each in rounds)
+                    print(f"{case.elements:,} {how}, {contender}: {seconds} s", file=sys.stderr)
     found = federated_round({"results": stored})
     print(found.details, "", *(f"{claim.what}: {claim.found}" for claim in found.claims), sep="\n")
 
