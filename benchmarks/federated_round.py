@@ -1,6 +1,6 @@
 """What a federated round takes, training aside: ours beside a Flower app that sends as many messages of as many bytes and does nothing.
 
-    python benchmarks/federated_round.py [--json OUT] [--repeats 3] [--cases 1000000 1000000-open ...]
+    python benchmarks/federated_round.py [--json OUT] [--repeats 2] [--cases 1000000 1000000-open ...]
 
 A case is ELEMENTS of the vector that each of four banks sends, masked, or as it is with `-open`. Results are added to OUT as they come, and
 one that is there is not measured again. Contenders take turns, in another order every time, each alone on the machine with processes of its
@@ -12,14 +12,12 @@ ours     `consortium federation coordinator`, four times what `consortium federa
 Flower   `flower-superlink`, four times `flower-supernode` and `flwr run`, as they come, with TLS, without any gateway; flower_app is the
          app. The bytes of its messages are those that ours has sent and received in the same case, exchange by exchange.
 
-Everything is on loopback and without a budget: a ledger's charge is in dp_overhead.py. Ends with `consortium RATIO`: our seconds over
-Flower's, the median, masked, of the most elements.
+Everything is on loopback and without a budget: a ledger's charge is in dp_overhead.py.
 """
 
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -34,6 +32,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from claims import federated_round
 from facts import facts
 from safetensors.numpy import save_file
 
@@ -65,9 +64,6 @@ class Case:
     def parse(cls, text: str) -> "Case":
         elements, _, how = text.partition("-")
         return cls(int(elements), how != "open")
-
-    def __str__(self) -> str:
-        return f"{self.elements:,} {'masked' if self.masked else 'open'}"
 
 
 CASES = [Case(elements, masked) for elements in (10**6, 10**7) for masked in (True, False)]
@@ -137,7 +133,7 @@ def _write_terms(folder: Path, case: Case, port: int) -> None:
         (folder / name / "bank.yaml").write_text(yaml.safe_dump(bank))
 
 
-def _ours(folder: Path, case: Case, legs: list[Leg]) -> list[Round]:
+def _ours(folder: Path, case: Case, _: list[Leg]) -> list[Round]:
     [port], home, run = free_ports(1), _federation(folder) / "coordinator", f"run-{time.time_ns()}"
     _write_terms(folder, case, port)
     made = home / "runs" / run
@@ -154,13 +150,14 @@ def _ours(folder: Path, case: Case, legs: list[Leg]) -> list[Round]:
             bank = (sys.executable, "-m", "federated_bank", str(folder / name), str(folder / name / "bank.yaml"), "side")
             children.start(Command(name, bank))
         with ordered(home, run):
-            _wait(children, lambda: _events(made)[-1:] and _events(made)[-1]["event"] in ("finished", "failed"))
-    return _rounds([each for each in _events(made) if each["event"] == "exchange"])
+            _wait(children, lambda: _state(made) in ("finished", "failed"))
+    events = [json.loads(line) for line in (made / "events.jsonl").read_text().splitlines()]
+    return _rounds([each for each in events if each["event"] == "exchange"])
 
 
-def _events(run: Path) -> list[dict[str, Any]]:
-    path = run / "events.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+def _state(run: Path) -> str:
+    path = run / "status.json"
+    return str(json.loads(path.read_bytes())["state"]) if path.exists() else ""
 
 
 def _rounds(exchanges: list[dict[str, Any]]) -> list[Round]:
@@ -179,7 +176,7 @@ def _rounds(exchanges: list[dict[str, Any]]) -> list[Round]:
 # Flower
 
 
-def _flower(folder: Path, case: Case, legs: list[Leg]) -> list[Round]:
+def _flower(folder: Path, _: Case, legs: list[Leg]) -> list[Round]:
     (port, *nodes), out = free_ports(1 + len(BANKS)), folder / "rounds.json"
     prepare(folder, datetime.now(UTC))
     out.unlink(missing_ok=True)
@@ -218,7 +215,7 @@ def _flwr_run(folder: Path, port: int, legs: list[tuple[int, int]], out: Path) -
 # measuring
 
 
-def _wait(children: Children, ready: Callable[[], object]) -> None:
+def _wait(children: Children, ready: Callable[[], bool]) -> None:
     until = time.monotonic() + _MOST_SECONDS
     while not ready():
         children.check()
@@ -244,8 +241,10 @@ def _benchmark(cases: list[Case], repeats: int, out: Path) -> None:
                     rounds = MEASURES[contender](folder, case, _legs(stored, case))
                     stored.append(asdict(Result(contender, case, repeat, rounds, os.getloadavg()[0])))
                     out.write_text(json.dumps({**facts(PACKAGES), "results": stored}, indent=1))
-                    print(f"{case}, {contender}: {', '.join(f'{each.seconds:.1f}' for each in rounds)} s", file=sys.stderr)
-    _print(stored)
+                    how, seconds = "masked" if case.masked else "open", ", ".join(f"{each.seconds:.1f}" for each in rounds)
+                    print(f"{case.elements:,} {how}, {contender}: {seconds} s", file=sys.stderr)
+    found = federated_round({"results": stored})
+    print(found.details, "", *(f"{claim.what}: {claim.found}" for claim in found.claims), sep="\n")
 
 
 def _legs(stored: list[dict[str, Any]], case: Case) -> list[Leg]:
@@ -254,32 +253,10 @@ def _legs(stored: list[dict[str, Any]], case: Case) -> list[Leg]:
     return [Leg(**leg) for leg in ours[0]["rounds"][0]["legs"]] if ours else []
 
 
-def _print(stored: list[dict[str, Any]]) -> None:
-    ratios = {}
-    for case in dict.fromkeys(Case(**row["case"]) for row in stored):
-        mine = [row for row in stored if Case(**row["case"]) == case]
-        for contender in CONTENDERS:
-            rounds = [each for row in mine if row["contender"] == contender for each in row["rounds"]]
-            if not rounds:
-                continue
-            legs = "  ".join(f"{leg['exchange']} {statistics.median(each['legs'][place]['seconds'] for each in rounds):.1f}"
-                             for place, leg in enumerate(rounds[0]["legs"]))  # fmt: skip
-            seconds, size = statistics.median(each["seconds"] for each in rounds), sum(leg["down"] + leg["up"] for leg in rounds[0]["legs"])
-            print(f"{case!s:20} {contender:7} {seconds:6.1f} s {size / 1e6:7.1f} MB  {legs}")
-        seconds = {(row["contender"], row["repeat"]): statistics.median(each["seconds"] for each in row["rounds"]) for row in mine}
-        pairs = [(seconds["ours", repeat], theirs) for (contender, repeat), theirs in seconds.items()
-                 if contender == "Flower" and ("ours", repeat) in seconds]  # fmt: skip
-        if pairs:
-            ratios[case] = statistics.median(ours / theirs for ours, theirs in pairs)
-            print(f"{case!s:20} ours over Flower {ratios[case]:.2f}")
-    if ratios:
-        print(f"consortium {ratios[max(ratios, key=lambda case: (case.masked, case.elements))]:.3f}")
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=Case.parse, nargs="+", default=CASES, help="ELEMENTS[-open] (default: all)")
-    parser.add_argument("--repeats", type=int, default=3, help="of each contender in each case (default 3)")
+    parser.add_argument("--repeats", type=int, default=2, help="of each contender in each case (default 2)")
     parser.add_argument("--json", type=Path, default=Path("federated_round.json"), help="results, added to")
     arguments = parser.parse_args()
     try:

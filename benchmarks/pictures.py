@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from claims import BETWEEN, EXCHANGES, GB, Stored, by_exchange, case_name, round_cases, rounds, step, trainer
+from claims import BETWEEN, EXCHANGES, GB, ROUND_CASES, Stored, by_exchange, case_name, rounds, step, trainer
 
 from trainers import pictures
 from trainers.pictures import COLOURS, DASHED, new_figure
@@ -112,11 +112,8 @@ def secagg(stored: Stored) -> "Figure":
 
 def federated_round(stored: Stored) -> "Figure":
     """Seconds of a round, stacked by exchange."""
-    bars = [
-        (f"{case_name(case)}: {name}", by_exchange([each for turn in rounds(stored, case, name) for each in turn]))
-        for case in round_cases(stored)
-        for name in ("ours", "Flower")
-    ]
+    splits = {f"{case_name(case)}: {name}": by_exchange(rounds(stored, case, name)) for case in ROUND_CASES for name in ("ours", "Flower")}
+    bars = [(name, split) for name, split in splits.items() if split]
     figure, axes = new_figure(7.2, 1.1 + 0.34 * len(bars))
     left = [0.0] * len(bars)
     for place, exchange in enumerate((*EXCHANGES, BETWEEN)):

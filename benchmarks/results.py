@@ -138,7 +138,8 @@ CHAPTERS = (
         "A federated round",
         """Seconds and bytes of a round over real processes, four banks, training aside, beside a Flower app of as many legs and bytes
         that does nothing: Flower's own commands as they come, over TLS. Ours has two gateways on the way, and writes what it has
-        received to disk before it goes on. Of a leg most is waiting: a SuperNode asks for messages every 3 seconds.""",
+        received to disk before it goes on. Of a leg most is waiting: a SuperNode asks for messages every 3 seconds, and our gateways
+        let it wait for one instead. Both sides share the processors of one machine.""",
         Benchmark("federated_round", claims.federated_round, pictures.federated_round, "Seconds of a round by exchange: medians"),
     ),
     Chapter(

@@ -37,7 +37,9 @@ def main(grid: Grid, context: Context) -> None:
             assert len(replies) == len(nodes) and not any(reply.has_error() for reply in replies)
             seconds.append(time.time() - began)
         rounds.append({"ended": time.time(), "seconds": seconds})
-    Path(config["out"]).write_text(json.dumps(rounds))
+    new = Path(f"{config['out']}.new")
+    new.write_text(json.dumps(rounds))
+    new.rename(config["out"])
 
 
 def _random(size: int) -> ArrayRecord:
