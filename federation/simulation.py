@@ -218,7 +218,7 @@ def trainings(workers: int, address: str | None, home: Path) -> Iterator[Take]:
     if workers:
         from cluster.pool import pooled
 
-        with pooled(Rounds, "take", workers, address, home) as take:
+        with pooled(Rounds, "take", workers, address, home.resolve()) as take:
             yield take
         return
     rounds = Rounds()
