@@ -22,6 +22,7 @@ added to OUT as they come; one that is there is not run again.
 import argparse
 import csv
 import json
+import logging
 import os
 import statistics
 import subprocess
@@ -46,6 +47,8 @@ ORDINARY = {"rounds": 10, "steps": 16, "batch": 64, "learning_rate": 2e-3, "clip
 """At each bank, 5 epochs of its rows"""
 PRIVATE = {"rounds": 12, "steps": 4, "batch": 512, "learning_rate": 4e-3, "clip_norm": 0.5}
 """12 epochs"""
+Node = Callable[[dict[str, Any], int], dict[str, Any]]
+"""A bank's training of arrays, in a round"""
 METHODS = ("ffa", "fedsvd", "fedavg")
 
 
@@ -147,9 +150,9 @@ def _ordinary(home: Path, names: Sequence[str], seed: int) -> Any:
 
 
 class _Nodes:
-    """What Flower's strategies ask of a `Grid`: the nodes, and their replies. A node is a function of arrays and the round."""
+    """What Flower's strategies ask of a `Grid`: the nodes, and their replies."""
 
-    def __init__(self, nodes: Sequence[Callable[[Any, int], Any]], examples: Sequence[int]) -> None:
+    def __init__(self, nodes: Sequence[Node], examples: Sequence[int]) -> None:
         self._nodes, self._examples = nodes, examples
 
     def get_node_ids(self) -> Iterable[int]:
@@ -170,8 +173,6 @@ class _Nodes:
 
 def _flower(home: Path, take: Any) -> Any:
     """The adapter that Flower's FedAvg makes."""
-    from flwr.app import ArrayRecord
-    from flwr.serverapp.strategy import FedAvg
     from safetensors.numpy import load_file
 
     from federation.local import Task
@@ -180,13 +181,23 @@ def _flower(home: Path, take: Any) -> Any:
     training = training_of(home)
     start = load_file(home / "coordinator" / "runs" / RUN / "start.safetensors")
 
-    def node(bank: Any) -> Callable[[Any, int], Any]:
+    def node(bank: Any) -> Node:
         train = trainer_of(home, bank, take)
         return lambda arrays, round: train(Task("flower", round, 1, "train", training, arrays, None)).adapter
 
     banks = banks_of(home).values()
-    nodes = _Nodes([node(bank) for bank in banks], [bank.units for bank in banks])
-    result = FedAvg(fraction_evaluate=0.0).start(nodes, _record(ArrayRecord, start), training.rounds)  # type: ignore[arg-type]
+    return _averaged([node(bank) for bank in banks], [bank.units for bank in banks], start, training.rounds)
+
+
+def _averaged(nodes: Sequence[Node], examples: Sequence[int], start: dict[str, Any], rounds: int) -> dict[str, Any]:
+    """What Flower's FedAvg makes of these nodes."""
+    from flwr.app import ArrayRecord
+    from flwr.serverapp.strategy import FedAvg
+    from flwr.supercore.task_identity import TaskIdentity
+
+    TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1  # which a ServerApp is given by its SuperLink
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    result = FedAvg(fraction_evaluate=0.0).start(_Nodes(nodes, examples), _record(ArrayRecord, start), rounds)  # type: ignore[arg-type]
     return _arrays(result.arrays)
 
 

@@ -70,14 +70,15 @@ def split(path: Path, how: Partition, banks: int, *, task: Task, unit: str | Non
     rows: list[Values] = []
     kinds: list[str] = []
     for number, (row, content) in enumerate(contents(DataConfig(train=[path]), task, path)):
+        values = row.values or {}
         try:
-            if isinstance(content, BadRow) or row.values is None:
-                raise content if isinstance(content, BadRow) else BadRow(row.problem)
-            units.setdefault(group_name(row.values, unit) if unit else str(number), []).append(number)
-            kinds.append(_kind(how, row.values, content))
+            if isinstance(content, BadRow):
+                raise content
+            units.setdefault(group_name(values, unit) if unit else str(number), []).append(number)
+            kinds.append(_kind(how, values, content))
         except BadRow as problem:
             raise DataError(f"{row.file}:{row.line}: {problem}", "mend the row, or leave it out") from problem
-        rows.append(row.values)
+        rows.append(values)
     if len(units) < banks:
         raise FactsError(f"{path}: {len(units)} units for {banks} banks", "each bank has one at least")
     of_units = [Counter(kinds[number] for number in numbers).most_common(1)[0][0] for numbers in units.values()]

@@ -11,6 +11,7 @@ Seconds are this machine's, which does the work of all, and no bank is late.
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from federation.budget import plan_round
 from federation.config import BankConfig, FederationConfig, Timeouts, TrainingConfig, check_federation, load_bank
 from federation.coordinator import Reply
 from federation.errors import FactsError, FolderError
-from federation.files import read, translated, write, write_bytes
+from federation.files import read, write, write_bytes
 from federation.home import Home
 from federation.journal import Journal
 from federation.local import Task, Train, Work, job_of, order_of, work_of
@@ -112,11 +113,14 @@ def enrol(
     if config.training.evaluation == "public_data" and test is None:
         raise FactsError("evaluation: public_data, and no public rows", "name them with --test")
     names = [f"bank-{number:0{len(str(len(shares)))}d}" for number in range(1, len(shares) + 1)]
-    registry = _sign(home, config, names)
-    with translated(home):
+    try:
+        registry = _sign(home, config, names)
         begin_run(home / "coordinator", RUN, base_model, seed)
         for name, share in zip(names, shares, strict=True):
             _furnish(home / "banks" / name, registry.config, base_model, share, unit, test)
+    except BaseException:
+        shutil.rmtree(home, ignore_errors=True)  # or the next try would find it there
+        raise
 
 
 def _sign(home: Path, config: FederationConfig, names: Sequence[str]) -> Registry:
@@ -214,7 +218,7 @@ def trainings(workers: int, address: str | None, home: Path) -> Iterator[Take]:
     if workers:
         from cluster.pool import pooled
 
-        with pooled(Rounds, "take", workers, address, home) as take:
+        with pooled(Rounds, "take", workers, address, home.resolve()) as take:
             yield take
         return
     rounds = Rounds()

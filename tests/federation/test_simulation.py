@@ -132,6 +132,17 @@ def test_three_banks_learn_together_in_this_process(tmp_path: Path, bert_dir: Pa
     assert json.loads((home / "coordinator" / "runs" / "simulation" / "result" / "result.json").read_text())["refusals"] == []
 
 
+def test_a_simulation_that_cannot_begin_leaves_nothing(tmp_path: Path, bert_dir: Path, consortium: Command) -> None:
+    path = _federation(tmp_path, bert_dir, base_model={"name": "another", "sha256": "a" * 64})
+    rows, home = _rows(tmp_path, 20), tmp_path / "simulation"
+    asked = ("simulate", path, "--banks", 3, "--data", rows, "--base-model", bert_dir, "--workers", 0, "--output", home)
+    code, _, err = consortium(*asked)
+    assert (code, home.exists()) == (2, False) and "federation.yaml names aaaa" in err
+    home.mkdir()
+    code, _, err = consortium(*asked)
+    assert code == 2 and "is there already" in err
+
+
 @torch.no_grad()
 def _accuracy(run: Path, model: Path, rows: Path) -> float:
     """Of a run's result in an ordinary model, row by row."""
