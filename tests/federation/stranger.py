@@ -118,7 +118,7 @@ def _connection(host: str, port: int, folder: Path, certificate: Path | None) ->
 def _ask(connection: HTTPSConnection, path: str, headers: dict[str, str], method: str = "POST") -> tuple[int, str]:
     with contextlib.closing(connection):
         connection.putrequest(method, path, skip_accept_encoding=True)
-        for name, value in (headers | {"content-length": "0", "content-type": "application/x-protobuf"}).items():
+        for name, value in (headers | {"content-length": "0", "content-type": "application/protobuf"}).items():
             connection.putheader(name, value)
         connection.endheaders(b"")
         answer = connection.getresponse()
