@@ -6,6 +6,8 @@ turn, nothing, a certificate of its own making, a bank's, and that of a bank whi
 
 import contextlib
 import json
+import os
+import signal
 import socket
 import ssl
 import subprocess
@@ -52,6 +54,7 @@ PATHS = (
     "/v1/fleet/pull-messages;x=1", "/v1/fleet/", "https://localhost/v1/control/list-nodes",
 )  # fmt: skip
 
+_SUPERNODE_SECONDS = 30
 MEMBERS = {("alder", "fleet, as itself"), ("dogwood, a member", "fleet")}
 """Who is let in, and where to"""
 
@@ -171,17 +174,19 @@ def _flower(host: str, port: int, folder: Path) -> dict[str, Callable[[], object
 
 
 def _supernode(host: str, port: int, folder: Path) -> object:
-    """flower-supernode itself, with a key of the stranger's; it goes on trying as long as it is let."""
+    """flower-supernode itself, with a key of the stranger's. It never gives up; whether it was let in, the gateway's record says."""
     place = folder / "stranger-node"
     Keys.create("stranger").save(place)
     command = (
         "flower-supernode", "--superlink", f"{host}:{port}", "--root-certificates", str(folder / COORDINATOR / "ca.pem"),
-        "--auth-supernode-private-key", str(place / "node"), "--max-wait-time", "10", "--port", str(free_ports(1)[0]),
+        "--auth-supernode-private-key", str(place / "node"), "--port", str(free_ports(1)[0]),
     )  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, env=environment() | {"FLWR_HOME": str(place / "home")}, timeout=120)
-    if done.returncode == 0:
-        return "it has ended as if all were well"
-    raise ConnectionError(f"exit code {done.returncode}: {(done.stdout + done.stderr).strip().splitlines()[-1]}")
+    env = environment() | {"FLWR_HOME": str(place / "home")}
+    with (place / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log, env=env, start_new_session=True) as process:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_SUPERNODE_SECONDS)
+        os.killpg(process.pid, signal.SIGKILL)
+    raise ConnectionError(f"after {_SUPERNODE_SECONDS} s: {(place / 'log').read_text().strip().splitlines()[-1]}")
 
 
 @contextmanager
@@ -236,8 +241,8 @@ class Siege:
     """From another network namespace"""
     ports: list[Port]
     attempts: list[Attempt]
-    noted: list[str]
-    """What the coordinator's gateway has on record of those whom it could not tell who they are"""
+    noted: dict[str, int]
+    """What the coordinator's gateway has on record of those whom it could not tell who they are: why, and the answer's status"""
 
     @property
     def faults(self) -> list[str]:
@@ -245,7 +250,8 @@ class Siege:
         open_ports = [f"{port} is open to others" for port in self.ports if port.address != LOOPBACK and not port.is_gateway]
         here = [] if self.from_elsewhere else [each for each in self.attempts if each.what.startswith("port ")]
         let_in = {(each.who, each.what) for each in self.attempts if each.let_in and each not in here}
-        return open_ports + [f"{who}, {what}: not as it should be" for who, what in let_in ^ MEMBERS]
+        answered = [f"somebody without a name was answered with {status}" for status in self.noted.values() if 0 < status < 400]
+        return open_ports + answered + [f"{who}, {what}: not as it should be" for who, what in let_in ^ MEMBERS]
 
 
 def besiege(folder: Path) -> Siege:
@@ -266,7 +272,7 @@ def besiege(folder: Path) -> Siege:
         found = [*first, *tried("after_leaving")]
         assert made.stop("alder") == made.stop(COORDINATOR) == 0
         rows = map(json.loads, (made.home / "gateway.jsonl").read_text().splitlines())
-        return Siege(bool(prefix), ports, found, [*dict.fromkeys(row["why"] for row in rows if not row["bank"])])
+        return Siege(bool(prefix), ports, found, {row.get("why", ""): row["status"] for row in rows if not row["bank"]})
 
 
 def _listening(made: System, side: str) -> Iterator[Port]:
