@@ -63,7 +63,9 @@ from privacy.errors import ConsortiumError
 
 _FLEET = re.compile(rb"/v1/fleet/[a-z]+(-[a-z]+)*")
 _BUNDLE = "/v1/fleet/get-fab"
-_NODE_KEY = "flwr-public-key"
+_NODE_KEY, _TIME = "flwr-public-key", "flwr-timestamp"
+_AHEAD, _BEHIND = 5, 305
+"""Seconds that a SuperNode's clock may be ahead of the SuperLink's, and behind: Flower's own limits, whose refusal does not say why"""
 _LOOPBACK_DAYS = 1800
 
 
@@ -255,7 +257,18 @@ def _member(folder: Path, request: Request) -> str:
     name, node = found
     if request.headers.getlist(_NODE_KEY) != [node]:
         raise _Refused(403, f"{name}: not the node key that it has in the roster")
+    _check_clock(name, request.headers.get(_TIME, ""), _now())
     return name
+
+
+def _check_clock(name: str, timestamp: str, now: datetime) -> None:
+    try:
+        behind = (now - datetime.fromisoformat(timestamp)).total_seconds()
+    except (ValueError, TypeError) as error:
+        raise _Refused(401, f"{name}: a request without the time") from error
+    if not -_AHEAD < behind < _BEHIND:
+        side = "behind" if behind > 0 else "ahead of"
+        raise _Refused(401, f"{name}: its clock is {abs(behind):.0f} s {side} the coordinator's: set both by a time server")
 
 
 @lru_cache(maxsize=1)

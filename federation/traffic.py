@@ -23,6 +23,7 @@ _BEHIND = 5.0
 """Seconds after which totals are written again"""
 _LONGEST = 200
 """Characters of a text that comes from outside"""
+_LONGEST_LINE = 4096
 
 
 @dataclass
@@ -71,6 +72,21 @@ class Traffic:
         with translated(self._sums):
             disk.write(self._sums, [json.dumps({bank: asdict(total) for bank, total in self._totals.items()}).encode()])
         self._written = time.monotonic()
+
+
+def trouble(folder: Path) -> str:
+    """Why the last request was refused or broke off; empty where it was not, or none was made. Raises FolderError."""
+    path = folder / "gateway.jsonl"
+    with translated(path):
+        if not path.exists():
+            return ""
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _LONGEST_LINE))
+            lines = file.read().splitlines()
+    try:
+        return str(json.loads(lines[-1]).get("why", "")) if lines else ""
+    except ValueError:  # it is being written
+        return ""
 
 
 def totals(folder: Path) -> dict[str, Totals]:
