@@ -12,12 +12,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def test_a_coordinator_that_is_killed_in_every_exchange_goes_on_and_nothing_is_lost_or_counted_twice(tmp_path: Path) -> None:
-    kills, transcripts, _ = kill_coordinator(tmp_path)
+    kills, transcripts, _ = kill_coordinator(tmp_path, rounds=3)
     assert [kill.exchange for kill in kills] == [*range(7)] and not transcripts.findings
 
 
 def test_banks_that_are_killed_in_every_exchange_come_back_and_nothing_is_lost_or_counted_twice(tmp_path: Path) -> None:
-    kills, transcripts, _ = kill_banks(tmp_path)
+    kills, transcripts, _ = kill_banks(tmp_path, rounds=3)
     assert [kill.exchange for kill in kills] == [*range(7)] and not transcripts.findings
 
 
