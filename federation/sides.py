@@ -94,11 +94,11 @@ def take_part(home: Path, config: Path, *, tell: Tell, module: str = "federation
         children.start(flower_commands.supernode(flower, node, gateway, authority, key, spool))
         children.start(flower_commands.clientapps(flower, node))
         tell(f"{name} takes part, by {bank.coordinator}; process {process} answers")
-        told = ""
+        told, since = "", datetime.now(UTC)
         while True:
             time.sleep(_LOOK_SECONDS)
             children.check()
-            if (why := trouble(home)) != told:
+            if (why := trouble(home, since)) != told:
                 tell(f"no way to the coordinator, tried again: {why}" if why else "the coordinator answers")
                 told = why
 

@@ -74,8 +74,8 @@ class Traffic:
         self._written = time.monotonic()
 
 
-def trouble(folder: Path) -> str:
-    """Why the last request was refused or broke off; empty where it was not, or none was made. Raises FolderError."""
+def trouble(folder: Path, since: datetime) -> str:
+    """Why the last request was refused or broke off; empty where it was not, or none was made since. Raises FolderError."""
     path = folder / "gateway.jsonl"
     with translated(path):
         if not path.exists():
@@ -84,9 +84,10 @@ def trouble(folder: Path) -> str:
             file.seek(max(0, path.stat().st_size - _LONGEST_LINE))
             lines = file.read().splitlines()
     try:
-        return str(json.loads(lines[-1]).get("why", "")) if lines else ""
+        row = json.loads(lines[-1]) if lines else {"time": since.isoformat()}
     except ValueError:  # it is being written
         return ""
+    return str(row.get("why", "")) if datetime.fromisoformat(row["time"]) >= since else ""
 
 
 def totals(folder: Path) -> dict[str, Totals]:
