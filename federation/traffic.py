@@ -10,6 +10,7 @@ Files 0600. Bytes are those of bodies, as their headers announce them: received 
 import json
 import os
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,16 +77,13 @@ class Traffic:
 
 def trouble(folder: Path, since: datetime) -> str:
     """Why the last request was refused or broke off; empty where it was not, or none was made since. Raises FolderError."""
-    path = folder / "gateway.jsonl"
-    with translated(path):
-        if not path.exists():
-            return ""
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _LONGEST_LINE))
-            lines = file.read().splitlines()
+    path, lines = folder / "gateway.jsonl", list[bytes]()
+    with translated(path), suppress(FileNotFoundError), path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _LONGEST_LINE))
+        lines = file.read().splitlines()
     try:
-        row = json.loads(lines[-1]) if lines else {"time": since.isoformat()}
-    except ValueError:  # it is being written
+        row = json.loads(lines[-1])
+    except (IndexError, ValueError):  # there is none, or it is being written
         return ""
     return str(row.get("why", "")) if datetime.fromisoformat(row["time"]) >= since else ""
 
