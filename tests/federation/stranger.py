@@ -13,6 +13,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -27,6 +28,7 @@ import httpx
 import psutil
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest, StartRunRequest
+from flwr.proto.fleet_pb2 import ActivateNodeRequest
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.control import ControlHttpClient
@@ -55,7 +57,8 @@ PATHS = (
 )  # fmt: skip
 
 _SUPERNODE_SECONDS = 30
-MEMBERS = {("alder", "fleet, as itself"), ("dogwood, a member", "fleet")}
+_EARLIER = "2026-01-01T00:00:00+00:00"
+MEMBERS = {("dogwood, a member", "fleet")}
 """Who is let in, and where to"""
 
 
@@ -84,22 +87,23 @@ def attempts(host: str, port: int, folder: Path, others: list[int]) -> Iterator[
     for method, path in product(("POST", "GET"), PATHS):
         ask = partial(_ask, method=method, path=path, headers=_signed(alder))
         yield _tried("alder", f"{method} {path}", lambda: ask(_connection(host, port, folder, certificate)))  # noqa: B023
-    yield _tried("alder", "fleet, with birch's node key", lambda: _ask(_connection(host, port, folder, certificate), FLEET, _signed(birch)))
-    unsigned = {"flwr-public-key": _signed(alder)["flwr-public-key"]}
-    yield _tried("alder", "fleet, with no signature", lambda: _ask(_connection(host, port, folder, certificate), FLEET, unsigned))
-    stale = _signed(alder) | {"flwr-timestamp": "2026-01-01T00:00:00+00:00"}
-    yield _tried("alder", "fleet, signed for another time", lambda: _ask(_connection(host, port, folder, certificate), FLEET, stale))
-    yield _tried("alder", "fleet, as itself", lambda: _ask(_connection(host, port, folder, certificate), FLEET, _signed(alder)))
-    left = folder / "dogwood" / "keys" / "1"
-    yield _tried(
-        "dogwood, a member", "fleet", lambda: _ask(_connection(host, port, folder, left), FLEET, _signed(_keys(folder, "dogwood")))
-    )
+    fleet = partial(_fleet, host, port, folder)
+    yield _tried("alder", "fleet, with birch's node key", lambda: fleet("alder", _signed(birch)))
+    yield _tried("alder", "fleet, with no signature", lambda: fleet("alder", _signed(alder) | {"flwr-signature": ""}))
+    yield _tried("alder", "fleet, signed for another time", lambda: fleet("alder", _signed(alder) | {"flwr-timestamp": _EARLIER}))
+    yield _tried("dogwood, a member", "fleet", lambda: fleet("dogwood", _signed(_keys(folder, "dogwood"))))
 
 
 def after_leaving(host: str, port: int, folder: Path, others: list[int]) -> Iterator[Attempt]:
-    left = folder / "dogwood" / "keys" / "1"
     headers = _signed(_keys(folder, "dogwood"))
-    yield _tried("dogwood, which has left", "fleet", lambda: _ask(_connection(host, port, folder, left), FLEET, headers))
+    yield _tried("dogwood, which has left", "fleet", lambda: _fleet(host, port, folder, "dogwood", headers))
+
+
+def _fleet(host: str, port: int, folder: Path, bank: str, headers: dict[str, str]) -> tuple[int, str]:
+    """What a SuperNode says first, with the bank's certificate; it takes a node key to be let in."""
+    said = ActivateNodeRequest(public_key=b64decode(headers["flwr-public-key"]), heartbeat_interval=30).SerializeToString()
+    connection = _connection(host, port, folder, folder / bank / "keys" / "1")
+    return _ask(connection, "/v1/fleet/activate-node", headers, body=said)
 
 
 def _tried(who: str, what: str, call: Callable[[], object]) -> Attempt:
@@ -118,12 +122,12 @@ def _connection(host: str, port: int, folder: Path, certificate: Path | None) ->
     return HTTPSConnection(host, port, context=context, timeout=20)
 
 
-def _ask(connection: HTTPSConnection, path: str, headers: dict[str, str], method: str = "POST") -> tuple[int, str]:
+def _ask(connection: HTTPSConnection, path: str, headers: dict[str, str], method: str = "POST", body: bytes = b"") -> tuple[int, str]:
     with contextlib.closing(connection):
         connection.putrequest(method, path, skip_accept_encoding=True)
-        for name, value in (headers | {"content-length": "0", "content-type": "application/protobuf"}).items():
+        for name, value in (headers | {"content-length": str(len(body)), "content-type": "application/protobuf"}).items():
             connection.putheader(name, value)
-        connection.endheaders(b"")
+        connection.endheaders(body)
         answer = connection.getresponse()
         return answer.status, answer.read().decode(errors="replace").strip()[:100]
 
