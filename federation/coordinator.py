@@ -135,9 +135,10 @@ class _Coordinator:
 
     def _round(self) -> None:
         """Attempts until one of them gives a sum."""
-        self._out, failed = {}, list[str]()
+        before, failed = None, list[str]()
         while len(failed) < self._training.attempts:
-            roster = self._roster()
+            if (roster := self._roster()) != before:  # what banks said under another counts no more
+                self._out, before = {}, roster
             cohort = self._choose(roster)
             self._journal.begin_round(self._journal.round, self._journal.attempt + 1)
             state = self._journal.state()

@@ -66,7 +66,9 @@ _BUNDLE = "/v1/fleet/get-fab"
 _PULL = "/v1/fleet/pull-messages"
 _HELD_SECONDS = 5.0
 _LOOK_SECONDS = 0.5
-_NODE_KEY = "flwr-public-key"
+_NODE_KEY, _TIME = "flwr-public-key", "flwr-timestamp"
+_AHEAD, _BEHIND = 5, 305
+"""Seconds that a SuperNode's clock may be ahead of the SuperLink's, and behind: Flower's own limits, whose refusal does not say why"""
 _LOOPBACK_DAYS = 1800
 
 
@@ -282,7 +284,18 @@ def _member(folder: Path, request: Request) -> str:
     name, node = found
     if request.headers.getlist(_NODE_KEY) != [node]:
         raise _Refused(403, f"{name}: not the node key that it has in the roster")
+    _check_clock(name, request.headers.get(_TIME, ""), _now())
     return name
+
+
+def _check_clock(name: str, timestamp: str, now: datetime) -> None:
+    try:
+        behind = (now - datetime.fromisoformat(timestamp)).total_seconds()
+    except (ValueError, TypeError) as error:
+        raise _Refused(401, f"{name}: a request without the time") from error
+    if not -_AHEAD < behind < _BEHIND:
+        side = "behind" if behind > 0 else "ahead of"
+        raise _Refused(401, f"{name}: its clock is {abs(behind):.0f} s {side} the coordinator's: set both by a time server")
 
 
 @lru_cache(maxsize=1)

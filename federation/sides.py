@@ -27,6 +27,7 @@ from federation.home import Home
 from federation.processes import LOOPBACK, Children, Command, free_ports, holding, is_held
 from federation.registry import Registry
 from federation.roster import Roster
+from federation.traffic import trouble
 
 if TYPE_CHECKING:
     from federation.local import Train
@@ -92,9 +93,13 @@ def take_part(home: Path, config: Path, *, tell: Tell, module: str = "federation
         children.start(flower_commands.supernode(flower, node, gateway, authority, key, spool))
         children.start(flower_commands.clientapps(flower, node))
         tell(f"{name} takes part, by {bank.coordinator}; process {process} answers")
+        told, since = "", datetime.now(UTC)
         while True:
             time.sleep(_LOOK_SECONDS)
             children.check()
+            if (why := trouble(home, since)) != told:
+                tell(f"no way to the coordinator, tried again: {why}" if why else "the coordinator answers")
+                told = why
 
 
 def answer(home: Path, config: Path, train: "Train") -> None:

@@ -10,6 +10,7 @@ Files 0600. Bytes are those of bodies, as their headers announce them: received 
 import json
 import os
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +24,7 @@ _BEHIND = 5.0
 """Seconds after which totals are written again"""
 _LONGEST = 200
 """Characters of a text that comes from outside"""
+_LONGEST_LINE = 4096
 
 
 @dataclass
@@ -71,6 +73,19 @@ class Traffic:
         with translated(self._sums):
             disk.write(self._sums, [json.dumps({bank: asdict(total) for bank, total in self._totals.items()}).encode()])
         self._written = time.monotonic()
+
+
+def trouble(folder: Path, since: datetime) -> str:
+    """Why the last request was refused or broke off; empty where it was not, or none was made since. Raises FolderError."""
+    path, lines = folder / "gateway.jsonl", list[bytes]()
+    with translated(path), suppress(FileNotFoundError), path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _LONGEST_LINE))
+        lines = file.read().splitlines()
+    try:
+        row = json.loads(lines[-1])
+    except (IndexError, ValueError):  # there is none, or it is being written
+        return ""
+    return str(row.get("why", "")) if datetime.fromisoformat(row["time"]) >= since else ""
 
 
 def totals(folder: Path) -> dict[str, Totals]:

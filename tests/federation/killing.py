@@ -20,7 +20,6 @@ from tests.federation.enrolment import BANKS
 from tests.federation.loopback import RUN, in_the_clear
 from tests.federation.system import COORDINATOR, EXCHANGES, System, system, table, until
 
-ROUNDS = 3
 UPDATE = EXCHANGES.index("update")
 PATIENCE = dict.fromkeys(EXCHANGES[:-1], 200)
 """Seconds, in which a bank that was killed is there again: Flower lets it in after a minute"""
@@ -41,9 +40,9 @@ class Kill(NamedTuple):
     """To who followed the run"""
 
 
-def kill_coordinator(folder: Path) -> tuple[list[Kill], Check, str]:
+def kill_coordinator(folder: Path, rounds: int) -> tuple[list[Kill], Check, str]:
     """What was killed, banks' transcripts compared, and how the run ended. AssertionError if something is not as it should be."""
-    with system(folder / "federation", rounds=ROUNDS, timeouts=PATIENCE) as made:
+    with system(folder / "federation", rounds=rounds, timeouts=PATIENCE) as made:
         made.start(COORDINATOR, *BANKS)
         kills = []
         for exchange in range(len(EXCHANGES)):
@@ -64,9 +63,9 @@ def kill_coordinator(folder: Path) -> tuple[list[Kill], Check, str]:
         return kills, _check(made, kills, folder), ended
 
 
-def kill_banks(folder: Path) -> tuple[list[Kill], Check, str]:
+def kill_banks(folder: Path, rounds: int) -> tuple[list[Kill], Check, str]:
     """The same, of banks."""
-    with system(folder / "federation", rounds=ROUNDS, timeouts=PATIENCE) as made:
+    with system(folder / "federation", rounds=rounds, timeouts=PATIENCE) as made:
         made.start(COORDINATOR, *BANKS)
         kills, began, following = [], time.time(), made.order()
         for exchange in range(len(EXCHANGES)):
@@ -87,7 +86,7 @@ def _check(made: System, kills: list[Kill], folder: Path) -> Check:
     bear one another out."""
     result = json.loads((made.run_folder / "result" / "result.json").read_text())
     rounds = rounds_of(made.run_folder)[2]
-    assert [each.round for each in rounds] == [*range(ROUNDS + 2)]
+    assert [each.round for each in rounds] == [*range(made.world.training.rounds + 2)]
     assert all(made.stop(side) == 0 for side in (*BANKS, COORDINATOR))
     adapter = load_file(made.run_folder / "result" / "adapter_model.safetensors")
     for name, tensor in in_the_clear(made.world, result["rounds"]).items():
@@ -127,12 +126,13 @@ def _show(kills: list[Kill], found: Check, ended: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("sides", nargs="*", choices=["coordinator", "bank"], default=["coordinator", "bank"])
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where all is kept")
     given = parser.parse_args()
     for side in given.sides:
         with tempfile.TemporaryDirectory() as scratch:
             began = time.monotonic()
-            _show(*(kill_coordinator if side == "coordinator" else kill_banks)((given.folder or Path(scratch)) / side))
+            _show(*(kill_coordinator if side == "coordinator" else kill_banks)((given.folder or Path(scratch)) / side, given.rounds))
             print(f"{time.monotonic() - began:.0f} s in all\n", flush=True)
 
 

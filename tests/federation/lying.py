@@ -95,14 +95,14 @@ def _training(**changes: Any) -> Callable[[World], AbstractContextManager[object
     return _says(words)
 
 
-def _phantom(world: World) -> SignedRoster:
+def phantom(world: World) -> SignedRoster:
     """A roster with one bank more, which nobody has signed."""
     if "elm" not in world.made.homes:
         world.made.join("elm")
     return world.made.propose()
 
 
-def _other(world: World) -> SignedRoster:
+def other_roster(world: World) -> SignedRoster:
     """A second one under the version in force."""
     roster = world.made.registry.in_force
     assert roster
@@ -148,8 +148,8 @@ SCENES = (
     Scene("a lower threshold", "least_in_sum", _training(threshold=2)),
     Scene("a lower threshold, where the policy would not mind", "header", _training(threshold=2), _mind_less),
     Scene("every bank's update in the clear", "least_in_sum", _training(secure_aggregation=False)),
-    Scene("a roster with a phantom bank", "roster", _under(_phantom)),
-    Scene("another roster under the same version", "roster", _under(_other)),
+    Scene("a roster with a phantom bank", "roster", _under(phantom)),
+    Scene("another roster under the same version", "roster", _under(other_roster)),
     Scene("a signature that is not the coordinator's", "coordinator", _says(_signed_by_another)),
     Scene("the same round again, with another nonce", "order",
           _says(lambda world, invitation: invitation if invitation.round == 1 else _twice(world, invitation))),
@@ -219,7 +219,7 @@ def main() -> None:
         print(f"# {scene.title}", f"\nThe record of {ASKED}:", *seen.record, "\nThe coordinator's events:", *seen.told, sep="\n")
         print(f"\nconsortium federation status --home {ASKED}:\n{seen.status}")
         faults += [f"{scene.title}: {fault}" for fault in seen.faults]
-    for title, roster in (("a roster with a phantom bank", _phantom), ("another roster under the same version", _other)):
+    for title, roster in (("a roster with a phantom bank", phantom), ("another roster under the same version", other_roster)):
         with tempfile.TemporaryDirectory() as folder:
             error = sign(roster, Path(folder) / "federation")
         print(

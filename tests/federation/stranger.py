@@ -6,11 +6,14 @@ turn, nothing, a certificate of its own making, a bank's, and that of a bank whi
 
 import contextlib
 import json
+import os
+import signal
 import socket
 import ssl
 import subprocess
 import sys
 import tempfile
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,6 +28,7 @@ import httpx
 import psutil
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest, StartRunRequest
+from flwr.proto.fleet_pb2 import ActivateNodeRequest
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.control import ControlHttpClient
@@ -52,7 +56,9 @@ PATHS = (
     "/v1/fleet/pull-messages;x=1", "/v1/fleet/", "https://localhost/v1/control/list-nodes",
 )  # fmt: skip
 
-MEMBERS = {("alder", "fleet, as itself"), ("dogwood, a member", "fleet")}
+_SUPERNODE_SECONDS = 30
+_EARLIER = "2026-01-01T00:00:00+00:00"
+MEMBERS = {("dogwood, a member", "fleet")}
 """Who is let in, and where to"""
 
 
@@ -81,22 +87,23 @@ def attempts(host: str, port: int, folder: Path, others: list[int]) -> Iterator[
     for method, path in product(("POST", "GET"), PATHS):
         ask = partial(_ask, method=method, path=path, headers=_signed(alder))
         yield _tried("alder", f"{method} {path}", lambda: ask(_connection(host, port, folder, certificate)))  # noqa: B023
-    yield _tried("alder", "fleet, with birch's node key", lambda: _ask(_connection(host, port, folder, certificate), FLEET, _signed(birch)))
-    unsigned = {"flwr-public-key": _signed(alder)["flwr-public-key"]}
-    yield _tried("alder", "fleet, with no signature", lambda: _ask(_connection(host, port, folder, certificate), FLEET, unsigned))
-    stale = _signed(alder) | {"flwr-timestamp": "2026-01-01T00:00:00+00:00"}
-    yield _tried("alder", "fleet, signed for another time", lambda: _ask(_connection(host, port, folder, certificate), FLEET, stale))
-    yield _tried("alder", "fleet, as itself", lambda: _ask(_connection(host, port, folder, certificate), FLEET, _signed(alder)))
-    left = folder / "dogwood" / "keys" / "1"
-    yield _tried(
-        "dogwood, a member", "fleet", lambda: _ask(_connection(host, port, folder, left), FLEET, _signed(_keys(folder, "dogwood")))
-    )
+    fleet = partial(_fleet, host, port, folder)
+    yield _tried("alder", "fleet, with birch's node key", lambda: fleet("alder", _signed(birch)))
+    yield _tried("alder", "fleet, with no signature", lambda: fleet("alder", _signed(alder) | {"flwr-signature": ""}))
+    yield _tried("alder", "fleet, signed for another time", lambda: fleet("alder", _signed(alder) | {"flwr-timestamp": _EARLIER}))
+    yield _tried("dogwood, a member", "fleet", lambda: fleet("dogwood", _signed(_keys(folder, "dogwood"))))
 
 
 def after_leaving(host: str, port: int, folder: Path, others: list[int]) -> Iterator[Attempt]:
-    left = folder / "dogwood" / "keys" / "1"
     headers = _signed(_keys(folder, "dogwood"))
-    yield _tried("dogwood, which has left", "fleet", lambda: _ask(_connection(host, port, folder, left), FLEET, headers))
+    yield _tried("dogwood, which has left", "fleet", lambda: _fleet(host, port, folder, "dogwood", headers))
+
+
+def _fleet(host: str, port: int, folder: Path, bank: str, headers: dict[str, str]) -> tuple[int, str]:
+    """What a SuperNode says first, with the bank's certificate; it takes a node key to be let in."""
+    said = ActivateNodeRequest(public_key=b64decode(headers["flwr-public-key"]), heartbeat_interval=30).SerializeToString()
+    connection = _connection(host, port, folder, folder / bank / "keys" / "1")
+    return _ask(connection, "/v1/fleet/activate-node", headers, body=said)
 
 
 def _tried(who: str, what: str, call: Callable[[], object]) -> Attempt:
@@ -115,12 +122,12 @@ def _connection(host: str, port: int, folder: Path, certificate: Path | None) ->
     return HTTPSConnection(host, port, context=context, timeout=20)
 
 
-def _ask(connection: HTTPSConnection, path: str, headers: dict[str, str], method: str = "POST") -> tuple[int, str]:
+def _ask(connection: HTTPSConnection, path: str, headers: dict[str, str], method: str = "POST", body: bytes = b"") -> tuple[int, str]:
     with contextlib.closing(connection):
         connection.putrequest(method, path, skip_accept_encoding=True)
-        for name, value in (headers | {"content-length": "0", "content-type": "application/x-protobuf"}).items():
+        for name, value in (headers | {"content-length": str(len(body)), "content-type": "application/protobuf"}).items():
             connection.putheader(name, value)
-        connection.endheaders(b"")
+        connection.endheaders(body)
         answer = connection.getresponse()
         return answer.status, answer.read().decode(errors="replace").strip()[:100]
 
@@ -171,17 +178,19 @@ def _flower(host: str, port: int, folder: Path) -> dict[str, Callable[[], object
 
 
 def _supernode(host: str, port: int, folder: Path) -> object:
-    """flower-supernode itself, with a key of the stranger's; it goes on trying as long as it is let."""
+    """flower-supernode itself, with a key of the stranger's. It never gives up; whether it was let in, the gateway's record says."""
     place = folder / "stranger-node"
     Keys.create("stranger").save(place)
     command = (
         "flower-supernode", "--superlink", f"{host}:{port}", "--root-certificates", str(folder / COORDINATOR / "ca.pem"),
-        "--auth-supernode-private-key", str(place / "node"), "--max-wait-time", "10", "--port", str(free_ports(1)[0]),
+        "--auth-supernode-private-key", str(place / "node"), "--port", str(free_ports(1)[0]),
     )  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, env=environment() | {"FLWR_HOME": str(place / "home")}, timeout=120)
-    if done.returncode == 0:
-        return "it has ended as if all were well"
-    raise ConnectionError(f"exit code {done.returncode}: {(done.stdout + done.stderr).strip().splitlines()[-1]}")
+    env = environment() | {"FLWR_HOME": str(place / "home")}
+    with (place / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log, env=env, start_new_session=True) as process:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_SUPERNODE_SECONDS)
+        os.killpg(process.pid, signal.SIGKILL)
+    raise ConnectionError(f"after {_SUPERNODE_SECONDS} s: {(place / 'log').read_text().strip().splitlines()[-1]}")
 
 
 @contextmanager
@@ -236,8 +245,8 @@ class Siege:
     """From another network namespace"""
     ports: list[Port]
     attempts: list[Attempt]
-    noted: list[str]
-    """What the coordinator's gateway has on record of those whom it could not tell who they are"""
+    noted: dict[str, int]
+    """What the coordinator's gateway has on record of those whom it could not tell who they are: why, and the answer's status"""
 
     @property
     def faults(self) -> list[str]:
@@ -245,7 +254,8 @@ class Siege:
         open_ports = [f"{port} is open to others" for port in self.ports if port.address != LOOPBACK and not port.is_gateway]
         here = [] if self.from_elsewhere else [each for each in self.attempts if each.what.startswith("port ")]
         let_in = {(each.who, each.what) for each in self.attempts if each.let_in and each not in here}
-        return open_ports + [f"{who}, {what}: not as it should be" for who, what in let_in ^ MEMBERS]
+        answered = [f"somebody without a name was answered with {status}" for status in self.noted.values() if 0 < status < 400]
+        return open_ports + answered + [f"{who}, {what}: not as it should be" for who, what in let_in ^ MEMBERS]
 
 
 def besiege(folder: Path) -> Siege:
@@ -266,7 +276,7 @@ def besiege(folder: Path) -> Siege:
         found = [*first, *tried("after_leaving")]
         assert made.stop("alder") == made.stop(COORDINATOR) == 0
         rows = map(json.loads, (made.home / "gateway.jsonl").read_text().splitlines())
-        return Siege(bool(prefix), ports, found, [*dict.fromkeys(row["why"] for row in rows if not row["bank"])])
+        return Siege(bool(prefix), ports, found, {row.get("why", ""): row["status"] for row in rows if not row["bank"]})
 
 
 def _listening(made: System, side: str) -> Iterator[Port]:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,8 +46,8 @@ class System:
     def run_folder(self) -> Path:
         return self.home / "runs" / RUN
 
-    def start(self, *sides: str, wait: bool = True) -> None:
-        """Banks, by their names, or the coordinator; when this returns it says that it is up."""
+    def start(self, *sides: str, env: Mapping[str, str] = {}) -> None:
+        """Banks, by their names, or the coordinator; when this returns they say that they are up. `env` comes to their environment."""
         for side in sides:
             if side == COORDINATOR:
                 command = (*CONSORTIUM, "coordinator", "--home", str(self.home), "--host", self.host, "--port", str(self.port))
@@ -55,8 +55,10 @@ class System:
                 home = self.world.bank_folder(side)
                 command = (sys.executable, "-m", "tests.federation.toy_bank", str(home), str(home / "bank.yaml"), "side")
             with self.log(side).open("ab") as log:
-                self.running[side] = subprocess.Popen(command, cwd=REPOSITORY, stdout=log, stderr=log, start_new_session=True)
-        for side in sides if wait else ():
+                self.running[side] = subprocess.Popen(
+                    command, cwd=REPOSITORY, env=os.environ | env, stdout=log, stderr=log, start_new_session=True
+                )
+        for side in sides:
             up = "banks reach this side" if side == COORDINATOR else "takes part"
             until(lambda side=side, up=up: self.said(side).count(up) or not self.alive(side), f"{side} is up")  # type: ignore[misc]
             assert self.alive(side), self.said(side)
