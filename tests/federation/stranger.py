@@ -129,7 +129,8 @@ def _ask(connection: HTTPSConnection, path: str, headers: dict[str, str], method
             connection.putheader(name, value)
         connection.endheaders(body)
         answer = connection.getresponse()
-        return answer.status, answer.read().decode(errors="replace").strip()[:100]
+        said = answer.read()
+        return answer.status, said.decode(errors="replace").strip()[:100] if answer.status >= 400 else f"and {len(said)} bytes"
 
 
 def _signed(keys: Keys) -> dict[str, str]:
