@@ -163,6 +163,6 @@ def test_twenty_banks_learn_privately_on_ray(tmp_path: Path, bert_dir: Path, con
         "--partition", "dirichlet:0.5", "--unit", "customer_id", "--workers", 2, "--output", tmp_path / "simulation",
     )  # fmt: skip
     assert code == 0, err
-    spent = [line.split() for line in out.splitlines() if line.startswith("bank-")]
+    spent = [line.split() for line in out.splitlines() if line.strip().startswith("bank-")]
     assert len(spent) == 20 and all(units == "20" and 4 < float(epsilon) <= 8 for _, _, units, epsilon in spent)
     assert "evaluation of the final model" in out
