@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 Tell = Callable[[str], None]
 _LOOK_SECONDS = 0.5
+_QUIET = timedelta(minutes=1)
+"""After what a bank's person is told, in which the same may happen again and again"""
 _LOADED_SECONDS = 600.0
 """For a bank's process to read its base model whole, from a slow disk"""
 
@@ -93,13 +95,13 @@ def take_part(home: Path, config: Path, *, tell: Tell, module: str = "federation
         children.start(flower_commands.supernode(flower, node, gateway, authority, key, spool))
         children.start(flower_commands.clientapps(flower, node))
         tell(f"{name} takes part, by {bank.coordinator}; process {process} answers")
-        told, since = "", datetime.now(UTC)
+        since = datetime.now(UTC)
         while True:
             time.sleep(_LOOK_SECONDS)
             children.check()
-            if (why := trouble(home, since)) != told:
-                tell(f"no way to the coordinator, tried again: {why}" if why else "the coordinator answers")
-                told = why
+            if why := trouble(home, since):
+                tell(f"a request to the coordinator came to nothing: {why}")
+                since = datetime.now(UTC) + _QUIET
 
 
 def answer(home: Path, config: Path, train: "Train") -> None:
