@@ -33,7 +33,7 @@ from federation.roster import SignedRoster
 NAMES = ("ulm", "lyon", "porto", "turku", "ghent", "graz", "lund", "siena")
 RUN = "demo"
 DELTA = 1e-5
-_TICKETS, _DOCUMENTS = 16000, 1500
+_TICKETS, _DOCUMENTS = 32000, 1500
 _OWN_SEGMENT = 0.7
 """Share of a bank's customers that are of the segment it is for; the others are of any"""
 _TERMS: dict[str, Any] = {
@@ -41,7 +41,7 @@ _TERMS: dict[str, Any] = {
     "rounds": 4,
     "local": {"steps": 15, "batch": 256, "learning_rate": 5e-3, "clip_norm": 0.1, "max_length": 96},
     "privacy": {"epsilon": 8, "epsilon_round": 8, "delta": DELTA},
-    "timeouts": dict.fromkeys(("keys", "shares", "view", "reveal", "receipt"), 60) | {"update": 300},
+    "timeouts": {"keys": 120, "shares": 120, "update": 600, "view": 60, "reveal": 60, "receipt": 60},
 }
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
