@@ -140,6 +140,13 @@ def test_a_population_without_a_budget_is_the_ledgers_refusal(world: World) -> N
     assert "no budget is granted" in _check_refused(world, world.invite(), "ledger").allowed
 
 
+def test_of_a_file_that_fails_the_coordinator_is_told_the_name_alone(world: World) -> None:
+    world.config("alder").ledger.unlink()
+    told = _check_refused(world, world.invite(), "ledger").allowed
+    assert told.startswith("bank.ledger: no such ledger")
+    assert str(world.bank_folder("alder")) not in told
+
+
 def test_only_the_rosters_coordinator_can_invite(world: World) -> None:
     content, (invitation, _) = save(START), letters.request(world.invite())
     assert isinstance(invitation, Invitation)
