@@ -78,7 +78,7 @@ policy:                         # drafted from what {federation} asks for: each 
   most_clip: {clip:g}
   most_rounds: {rounds}              # attempts count
   most_epsilon_round: {epsilon_round}
-  most_epsilon: {epsilon}             # of all that was ever charged to the population
+  most_epsilon: {epsilon}            # of all that was ever charged to the population, as the ledger proves it: more than by PLD
   evaluation: {evaluation}            # the most that evaluations may show: noised | public_data | off
   metrics: [{metrics}]
   hours: null                   # 20:00-06:00, in the bank's time
@@ -144,7 +144,7 @@ def draft_bank(
         clip=proposal.clip,
         rounds=training.rounds * training.attempts + 1,
         epsilon_round=privacy.epsilon_round if privacy else "null",
-        epsilon=privacy.epsilon if privacy else "null",
+        epsilon=2 * privacy.epsilon if privacy else "null",
         evaluation=proposal.evaluation,
         metrics=", ".join(proposal.metrics),
     )

@@ -49,7 +49,7 @@ def test_a_drafted_bank_allows_what_the_drafted_federation_asks_for_and_nothing_
         refused = check(changed.proposal(bank.policy.bundles[0], federation.colluders), bank.policy, Spent(1, 0.0), datetime.now())
         assert refused is not None
         assert refused.rule.startswith(rule) or (rule, refused.rule) == ("least_threshold", "least_in_sum")
-    spent = check(asked, bank.policy, Spent(1, math.nextafter(4.0, 5)), datetime.now())
+    spent = check(asked, bank.policy, Spent(1, math.nextafter(8.0, 9)), datetime.now())
     assert spent is not None
     assert spent.rule == "most_epsilon"
 
