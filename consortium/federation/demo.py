@@ -38,8 +38,8 @@ _OWN_SEGMENT = 0.7
 """Share of a bank's customers that are of the segment it is for; the others are of any"""
 _TERMS: dict[str, Any] = {
     "adapter": {"rank": 16, "alpha": 32, "targets": "all-linear"},
-    "rounds": 4,
-    "local": {"steps": 15, "batch": 256, "learning_rate": 5e-3, "clip_norm": 0.1, "max_length": 96},
+    "rounds": 3,
+    "local": {"steps": 8, "batch": 256, "learning_rate": 1e-2, "clip_norm": 0.1, "max_length": 96},
     "privacy": {"epsilon": 8, "epsilon_round": 8, "delta": DELTA},
     "timeouts": {"keys": 120, "shares": 120, "update": 600, "view": 60, "reveal": 60, "receipt": 60},
 }
