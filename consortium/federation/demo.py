@@ -34,6 +34,8 @@ NAMES = ("ulm", "lyon", "porto", "turku", "ghent", "graz", "lund", "siena")
 RUN = "demo"
 DELTA = 1e-5
 _TICKETS, _DOCUMENTS = 32000, 1500
+_COMPARED = 1000
+"""Messages of customers held out"""
 _OWN_SEGMENT = 0.7
 """Share of a bank's customers that are of the segment it is for; the others are of any"""
 _TERMS: dict[str, Any] = {
@@ -305,7 +307,7 @@ def _accuracy(adapter: Path, base: Path, test: Path) -> float:
     quiet()
     torch.set_num_threads(1)
     loaded = load_finetuned(adapter, ModelConfig(path=str(base), dtype="float32"), "classify", device=torch.device("cpu"))
-    items = read_items(DataConfig(train=[test]), "classify", test, limit=None)
+    items = read_items(DataConfig(train=[test]), "classify", test, limit=_COMPARED)
     return float(summarise(score(loaded, "classify", items, max_length=_TERMS["local"]["max_length"]))["accuracy"])
 
 
