@@ -314,13 +314,11 @@ def _accuracy(adapter: Path, base: Path, test: Path) -> float:
 def _table(results: dict[str, Any], home: Path, banks: Sequence[Bank], seconds: float) -> None:
     out = Console(highlight=False, soft_wrap=True)
     epsilon = _TERMS["privacy"]["epsilon"]
-    table = Table("held-out customers of all banks", "accuracy", f"epsilon {epsilon:g} for customers of", box=None, padding=(0, 2))
-    table.add_row("federated", f"{results['federated']:.3f}", "each bank; no bank or coordinator saw another's update")
+    table = Table("held-out customers", "accuracy", f"epsilon {epsilon:g} for", box=None, padding=(0, 2))
+    table.add_row("federated", f"{results['federated']:.3f}", "each bank's own, at home")
     for bank in banks:
-        table.add_row(f"{bank.name} alone", f"{results['alone'][bank.name]:.3f}", f"that bank: {bank.units:,}")
-    table.add_row(
-        "all rows in one place", f"{results['pooled']:.3f}", f"all banks, whom everybody has to trust: {sum(b.units for b in banks):,}"
-    )
+        table.add_row(f"{bank.name} alone", f"{results['alone'][bank.name]:.3f}", f"its own: {bank.units:,}")
+    table.add_row("all in one place", f"{results['pooled']:.3f}", f"all: {sum(bank.units for bank in banks):,}")
     out.print(table)
     out.print(f"  adapter  {home / 'runs' / RUN / 'result'}\n  dossier  {home / 'report' / RUN / 'dossier.html'}")
     out.print(f"  of {banks[0].name}   {banks[0].home / 'report' / 'dossier.html'}\n  in {seconds:.0f} s")
