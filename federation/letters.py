@@ -34,7 +34,7 @@ from privacy.secagg.messages import UNSIGNED, Header
 
 _MAGIC = b"CFL\x00\x00\x01"
 _MOST_FACTS = 2**20  # bytes
-_FOLDERS = re.compile(r"(?:/[^/\s:]+)*/(?=[^/\s:])")
+_FOLDERS = re.compile(r"(?<![\w.-])(?:/[^/\s:]+)*/(?=[^/\s:])")
 _MOST_TEXT = 2000
 Text = Annotated[str, Field(max_length=_MOST_TEXT)]
 Kind = Literal["train", "evaluate"]
