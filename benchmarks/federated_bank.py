@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from federation.local import Task, Work
+from federation.rounds.local import Task, Work
 from federation.sides import answer, take_part
 from privacy.errors import ConsortiumError
 

@@ -41,8 +41,8 @@ os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve(
 
 from federation import bundle
 from federation.base_model import base_model_hash
-from federation.flower_commands import prepare
-from federation.processes import LOOPBACK, Children, Command, environment, free_ports
+from federation.flower.commands import prepare
+from federation.flower.processes import LOOPBACK, Children, Command, environment, free_ports
 from federation.sides import ordered
 from privacy.errors import ConsortiumError
 from tests.federation.enrolment import BANKS, NOW, make_federation

@@ -135,7 +135,7 @@ def _ordinary(home: Path, names: Sequence[str], seed: int) -> Any:
     from safetensors.numpy import load_file
 
     from cluster.job import write_job
-    from federation.local import job_of
+    from federation.rounds.local import job_of
     from federation.simulation import banks_of, training_of
 
     banks, training = banks_of(home), training_of(home)
@@ -175,7 +175,7 @@ def _flower(home: Path, take: Any) -> Any:
     """The adapter that Flower's FedAvg makes."""
     from safetensors.numpy import load_file
 
-    from federation.local import Task
+    from federation.rounds.local import Task
     from federation.simulation import RUN, banks_of, trainer_of, training_of
 
     training = training_of(home)

@@ -1,1 +1,1 @@
-"""Banks that train one adapter together. Who takes part, with which keys: read roster.py first."""
+"""Banks that train one adapter together. Read rounds/coordinator.py first, then rounds/bank.py."""

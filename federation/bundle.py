@@ -1,7 +1,7 @@
 """The Flower app bundle (FAB): what the coordinator sends to every bank, the same bytes everywhere for one version of consortium.
 
 It holds no code. Its two components are modules of the consortium that a bank has installed, and it names that code by a hash of all its
-sources: a bank with other sources answers with a named error (flower_client.py), and its gateway knows the bundle by its own hash.
+sources: a bank with other sources answers with a named error (flower/client.py), and its gateway knows the bundle by its own hash.
 A FAB is a zip archive with `pyproject.toml` and `.info/CONTENT`, a line `path,SHA-256,bits` for each file (flwr/cli/build.py). Here it is
 stored, not compressed, as compressors differ from machine to machine.
 """
@@ -26,8 +26,8 @@ license = "Apache-2.0"
 publisher = "consortium"
 
 [tool.flwr.app.components]
-serverapp = "federation.flower_server:app"
-clientapp = "federation.flower_client:app"
+serverapp = "federation.flower.server:app"
+clientapp = "federation.flower.client:app"
 
 [tool.flwr.app.config]
 code = "{code}"

@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from cluster.job import ClusterConfig, read_yaml
+from federation.enrolment.member import Name
 from federation.institution import arithmetic
-from federation.member import Name
 from federation.policy import AdapterShape, Evaluation, Method, Policy, Proposal, Sha256
 from privacy.errors import PlanError
 from trainers.config import DataConfig, Part, Task, UnitColumn, validate
@@ -60,7 +60,7 @@ class BaseModelConfig(Part):
 
 
 class AggregationConfig(Part):
-    """How updates become the next adapter: see federation/aggregate.py."""
+    """How updates become the next adapter: see federation/rounds/aggregate.py."""
 
     method: Annotated[Method, BeforeValidator(_refuse_what_needs_each_update)] = "ffa"
     momentum: float = Field(0.0, ge=0, lt=1)

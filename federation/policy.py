@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 from trainers.config import Part
 
 Method = Literal["ffa", "fedsvd", "fedavg"]
-"""How updates become the next adapter: see aggregate.py."""
+"""How updates become the next adapter: see rounds/aggregate.py."""
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$"), Field(description="a SHA-256, 64 hexadecimal digits")]
 Evaluation = Annotated[
     Literal["off", "public_data", "noised"],

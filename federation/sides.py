@@ -1,7 +1,7 @@
 """What runs at a coordinator and at a bank, started together and ended together; and a run, ordered from beside the coordinator's.
 
     coordinator   SuperLink, what starts its ServerApps, gateway
-    bank          gateway, SuperNode, what starts its ClientApps, and the bank's own process (bank.py), which starts the training job
+    bank          gateway, SuperNode, what starts its ClientApps, and the bank's own process (rounds/bank.py), which starts the training job
 
 Each side holds a lock in its folder. Logs are in `logs/` there, mode 0600.
 """
@@ -18,19 +18,20 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from federation import flower_commands
+from federation import bundle
 from federation.base_model import base_model_hash
 from federation.config import load_bank
+from federation.enrolment.home import Home
+from federation.enrolment.registry import Registry
+from federation.enrolment.roster import Roster
 from federation.errors import FactsError, FolderError, NotTrusted, ProcessError
 from federation.files import translated
-from federation.home import Home
-from federation.processes import LOOPBACK, Children, Command, free_ports, holding, is_held
-from federation.registry import Registry
-from federation.roster import Roster
-from federation.traffic import trouble
+from federation.flower import commands
+from federation.flower.processes import LOOPBACK, Children, Command, free_ports, holding, is_held
+from federation.flower.traffic import trouble
 
 if TYPE_CHECKING:
-    from federation.local import Train
+    from federation.rounds.local import Train
 
 Tell = Callable[[str], None]
 _LOOK_SECONDS = 0.5
@@ -45,7 +46,7 @@ def coordinate(home: Path, *, host: str, port: int, tell: Tell) -> None:
 
     Raises ProcessError where something does not start or ends, NotTrusted without a roster in force, FolderError, CertificateError.
     """
-    from federation.flower_server import SuperLink
+    from federation.flower.server import SuperLink
 
     registry = Registry(home)
     roster = _in_force(registry, home)
@@ -54,9 +55,8 @@ def coordinate(home: Path, *, host: str, port: int, tell: Tell) -> None:
         superlink = SuperLink.launch(children, home, roster, datetime.now(UTC))
         superlink.allow_runs(children)
         [own] = [port] if port else free_ports(1)
-        upstream, authority = f"{LOOPBACK}:{superlink.port}", str(home / "flower" / "ca.pem")
-        gateway = ("coordinator", str(home), upstream, authority, "--host", host, "--port", str(own))
-        children.start(Command("gateway", (sys.executable, "-m", "federation.gateway", *gateway), port=own if _is_local(host) else None))
+        upstream, authority = f"{LOOPBACK}:{superlink.port}", home / "flower" / "ca.pem"
+        children.start(_gateway("coordinator", home, upstream, authority, "--host", host, port=own, shown=_is_local(host)))
         tell(f"banks reach this side at {host}:{own}; version {roster.version} of the roster: {', '.join(roster.names)}")
         while True:
             time.sleep(_LOOK_SECONDS)
@@ -83,18 +83,14 @@ def take_part(home: Path, config: Path, *, tell: Tell, module: str = "federation
         process = children.start(Command("bank", (sys.executable, "-m", module, str(home), str(config))))
         _wait(children, lambda: is_held(spool), _LOADED_SECONDS)
         gateway, node = free_ports(2)  # only now: what is free is not kept, and the base model may take minutes
-        children.start(
-            Command(
-                "gateway",
-                (sys.executable, "-m", "federation.gateway", "bank", str(home), str(config), bank.coordinator, "--port", str(gateway)),
-                port=gateway,
-            )
-        )
+        children.start(_gateway("bank", home, config, bank.coordinator, port=gateway))
         flower, authority, key = home / "flower", home / "loopback" / "ca.pem", kept.tls_files(kept.roster_in_force)[1].with_name("node")
-        flower_commands.prepare(flower, datetime.now(UTC))
-        children.start(flower_commands.supernode(flower, node, gateway, authority, key, spool))
-        children.start(flower_commands.clientapps(flower, node))
+        commands.prepare(flower, datetime.now(UTC))
+        children.start(commands.supernode(flower, node, gateway, authority, key, spool))
+        children.start(commands.clientapps(flower, node))
         tell(f"{name} takes part, by {bank.coordinator}; process {process} answers")
+        if (ours := bundle.sha256(bundle.build())) not in bank.policy.bundles:
+            tell(f"its policy does not list the bundle of the code that is installed here, {ours}: invitations of this version are refused")
         since = datetime.now(UTC)
         while True:
             time.sleep(_LOOK_SECONDS)
@@ -106,7 +102,7 @@ def take_part(home: Path, config: Path, *, tell: Tell, module: str = "federation
 
 def answer(home: Path, config: Path, train: "Train") -> None:
     """The bank's own process: every letter is answered in its turn, until SIGTERM; asked again where there is no room for an answer."""
-    from federation.bank import Bank
+    from federation.rounds.bank import Bank
     from trainers.spool import Spool
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -126,7 +122,7 @@ def answer(home: Path, config: Path, train: "Train") -> None:
 def begin_run(home: Path, run: str, base_model: Path, seed: int) -> None:
     """A new run's folder, with the adapter it starts from: in `adapter`, as Hugging Face lays it out. Raises FactsError, FolderError,
     ModelError."""
-    from federation.local import write_start
+    from federation.rounds.local import write_start
 
     registry = Registry(home)
     if (training := registry.config.training) is None:
@@ -153,7 +149,7 @@ def ordered(home: Path, run: str) -> Iterator[Callable[[], str]]:
 
     Raises ProcessError, FolderError where no such run was begun.
     """
-    from federation.flower_server import Running, SuperLink
+    from federation.flower.server import Running, SuperLink
 
     if not is_held(home):
         raise ProcessError(f"{home}: no coordinator runs here", f"start it beside this: consortium federation coordinator --home {home}")
@@ -171,6 +167,12 @@ def _in_force(registry: Registry, home: Path) -> Roster:
     return roster
 
 
+def _gateway(side: str, *arguments: object, port: int, shown: bool = True) -> Command:
+    """`shown`: whether it can be seen on this machine's loopback that it is up."""
+    line = (sys.executable, "-m", "federation.flower.gateway", side, *map(str, arguments), "--port", str(port))
+    return Command("gateway", line, port=port if shown else None)
+
+
 def _is_local(host: str) -> bool:
     return host in (LOOPBACK, "localhost", "0.0.0.0")
 
@@ -186,7 +188,7 @@ def _wait(children: Children, ready: Callable[[], bool], seconds: float) -> None
 
 def main() -> None:
     """`python -m federation.sides HOME BANK.yaml`: the bank's own process."""
-    from federation.local import LocalTrainer
+    from federation.rounds.local import LocalTrainer
     from privacy.errors import ConsortiumError
 
     logging.disable(logging.INFO)

@@ -25,23 +25,24 @@ from typing import Any
 import yaml
 
 from cluster.job import write_job
-from federation import bundle, coordinator, drafts
-from federation.aggregate import Adapter
-from federation.bank import Bank
+from federation import bundle, drafts
 from federation.base_model import base_model_hash
-from federation.budget import plan_round
 from federation.config import BankConfig, FederationConfig, Timeouts, TrainingConfig, check_federation, load_bank
-from federation.coordinator import Reply
+from federation.dossier.report import budget_of
+from federation.enrolment.home import Home
+from federation.enrolment.member import Known
+from federation.enrolment.registry import Registry
+from federation.enrolment.roster import SignedRoster
 from federation.errors import FactsError, FolderError
 from federation.files import read, write, write_bytes
-from federation.home import Home
-from federation.journal import Journal
-from federation.local import Task, Train, Work, job_of, order_of, work_of
-from federation.member import Known
 from federation.partition import Share
-from federation.registry import Registry
-from federation.report import budget_of
-from federation.roster import SignedRoster
+from federation.rounds import coordinator
+from federation.rounds.aggregate import Adapter
+from federation.rounds.bank import Bank
+from federation.rounds.budget import plan_round
+from federation.rounds.coordinator import Reply
+from federation.rounds.journal import Journal
+from federation.rounds.local import Task, Train, Work, job_of, order_of, work_of
 from federation.sides import begin_run
 from privacy.ledger import Ledger
 from privacy.secagg.fixed_point import fit

@@ -143,5 +143,5 @@ def code_digest(package: Path = Path(__file__).parent) -> str:
     """SHA-256 over the sources of a package, this one or another, by name."""
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()

@@ -22,13 +22,13 @@ from rich.table import Table
 from federation.base_model import base_model_hash
 from federation.config import load_federation
 from federation.drafts import draft_bank, draft_training
+from federation.enrolment.home import Home
+from federation.enrolment.member import Known
+from federation.enrolment.registry import Registry
+from federation.enrolment.roster import SignedRoster
 from federation.errors import FactsError, ProcessError
 from federation.files import read, write, write_bytes
-from federation.home import Home
-from federation.member import Known
-from federation.processes import Children, Command, free_ports
-from federation.registry import Registry
-from federation.roster import SignedRoster
+from federation.flower.processes import Children, Command, free_ports
 
 NAMES = ("ulm", "lyon", "porto", "turku", "ghent", "graz", "lund", "siena")
 RUN = "demo"

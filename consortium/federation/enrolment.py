@@ -14,9 +14,9 @@ import typer
 from consortium.federation.options import BANK, COORDINATOR, BankHome, CoordinatorHome
 
 if TYPE_CHECKING:
-    from federation.keys import Keys
-    from federation.member import Known, Member
-    from federation.roster import Roster
+    from federation.enrolment.keys import Keys
+    from federation.enrolment.member import Known, Member
+    from federation.enrolment.roster import Roster
 
 app = typer.Typer()
 roster_app = typer.Typer(help="Rosters: who takes part, version after version.", no_args_is_help=True)
@@ -35,7 +35,7 @@ def init(
     host: Annotated[list[str], typer.Option(help="Name or address of this machine, as banks reach it; may be repeated.")],
 ) -> None:
     """Coordinator: make a certificate authority, keys and a federation.yaml."""
-    from federation.registry import Registry
+    from federation.enrolment.registry import Registry
 
     Registry.create(home, name, host, _now())
     print(f"{home}: federation.yaml, a certificate authority, and a certificate for {', '.join(host)}")
@@ -48,7 +48,7 @@ def keygen(
     rotate: Annotated[bool, typer.Option("--rotate", help="Others beside those there are, to replace them.")] = False,
 ) -> None:
     """Bank: make keys at home. Private ones never leave the folder."""
-    from federation.home import Home
+    from federation.enrolment.home import Home
 
     keys = Home(home).make_keys(name, rotate=rotate)
     print(f"{home}: new keys of {name}. Next: consortium federation request OUTPUT --home {home}")
@@ -60,9 +60,9 @@ def request(
     output: Annotated[Path, typer.Argument(help="New file, to be mailed to the coordinator.", metavar="OUTPUT")], home: BankHome = BANK
 ) -> None:
     """Bank: write the public keys into a request; new keys are signed by those of the roster in force."""
+    from federation.enrolment.home import Home
     from federation.errors import FolderError
     from federation.files import write
-    from federation.home import Home
 
     bank = Home(home)
     made = bank.request()
@@ -80,9 +80,9 @@ def approve(
     known: KnownFile = None,
 ) -> None:
     """Coordinator: take banks' requests, each fingerprint typed in as the bank has told it, and issue their certificates."""
+    from federation.enrolment.member import Request
+    from federation.enrolment.registry import Registry
     from federation.files import read
-    from federation.member import Request
-    from federation.registry import Registry
 
     registry = Registry(home)
     for path in requests:
@@ -100,7 +100,7 @@ def accept(
     certificate: Annotated[Path, typer.Argument(help="As the coordinator sent it.", metavar="CERTIFICATE")], home: BankHome = BANK
 ) -> None:
     """Bank: check and keep the TLS certificate that the coordinator sent."""
-    from federation.home import Home
+    from federation.enrolment.home import Home
 
     kept = Home(home).accept(certificate, _now())
     print(f"kept in {home}; it ends at {kept.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
@@ -109,7 +109,7 @@ def accept(
 @app.command()
 def renew(home: CoordinatorHome = COORDINATOR) -> None:
     """Coordinator: fresh certificates for the same keys, its own and the banks'. The roster stays as it is."""
-    from federation.registry import Registry
+    from federation.enrolment.registry import Registry
 
     for path in Registry(home).renew(_now()):
         print(path)
@@ -125,9 +125,9 @@ def sign_roster(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether to sign.")] = False,
 ) -> None:
     """Bank: sign a roster, each new peer's fingerprint typed in as the peer has told it. Run again when all have signed: then it counts."""
+    from federation.enrolment.home import Home
+    from federation.enrolment.roster import SignedRoster, changes
     from federation.files import read, write
-    from federation.home import Home
-    from federation.roster import SignedRoster, changes
 
     bank, proposal = Home(home), read(SignedRoster, roster)
     confirmed = _adding(bank.known, known)
@@ -156,7 +156,7 @@ def propose(
     without: Annotated[list[str], typer.Option(help="A bank that is to leave; may be repeated.", metavar="NAME")] = [],  # noqa: B006
 ) -> None:
     """Coordinator: write the next version, of all who are approved, for the banks to sign."""
-    from federation.registry import Registry
+    from federation.enrolment.registry import Registry
 
     path, roster = Registry(home).propose(without)
     print(f"{path}: version {roster.version} with {', '.join(roster.names)}\n  send it to each of them, and gather what comes back")
@@ -167,7 +167,7 @@ def gather(
     copies: Annotated[list[Path], typer.Argument(help="As banks sent them back.", metavar="COPY...")], home: CoordinatorHome = COORDINATOR
 ) -> None:
     """Coordinator: put the banks' signatures together."""
-    from federation.registry import Registry
+    from federation.enrolment.registry import Registry
 
     signed = Registry(home).gather(copies)
     version = f"version {signed.roster.version}"
@@ -182,8 +182,8 @@ def show(roster: RosterFile) -> None:
     from rich.table import Table
 
     from consortium.tables import print_whole
+    from federation.enrolment.roster import SignedRoster
     from federation.files import read
-    from federation.roster import SignedRoster
 
     signed = read(SignedRoster, roster)
     facts = signed.roster
@@ -201,8 +201,8 @@ def verify(
     after: Annotated[Path | None, typer.Option(help="The version before it: does it follow?", metavar="ROSTER")] = None,
 ) -> None:
     """Whether all have signed a roster, and whether it may follow another."""
+    from federation.enrolment.roster import SignedRoster, check_follows
     from federation.files import read
-    from federation.roster import SignedRoster, check_follows
 
     signed = read(SignedRoster, roster)
     signed.check_complete()
@@ -219,16 +219,16 @@ def _print_own(keys: "Keys") -> None:
 
 
 def _adding(known: "Known", file: Path | None) -> "Known":
+    from federation.enrolment.member import Known
     from federation.files import read
-    from federation.member import Known
 
     return known.adding(read(Known, file).fingerprints) if file else known
 
 
 def _vouched(file: Path | None, trust: Path | None, roster: "Roster") -> dict[str, str]:
-    from federation.authority import load, vouched
+    from federation.enrolment.authority import load, vouched
+    from federation.enrolment.member import key_hash
     from federation.errors import FactsError, NotTrusted
-    from federation.member import key_hash
 
     if not (file and trust):
         raise FactsError("--vouched and --trust go together", "certificates of the peers' identity keys, and who has issued them")

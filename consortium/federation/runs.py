@@ -41,7 +41,7 @@ def run(
     seed: Annotated[int, typer.Option(help="Of that adapter.", min=0)] = 0,
 ) -> None:
     """Coordinator: begin a run and show it to its end. Ctrl-C leaves it running."""
-    from federation.member import check_name
+    from federation.enrolment.member import check_name
     from federation.sides import begin_run
 
     begin_run(home.resolve(), check_name(name), base_model, seed)
@@ -51,7 +51,7 @@ def run(
 @app.command()
 def resume(name: Name, home: CoordinatorHome = COORDINATOR) -> None:
     """Coordinator: go on with a run that was stopped, has failed or whose machine has died, at the round it was in, as a new attempt."""
-    from federation.member import check_name
+    from federation.enrolment.member import check_name
 
     check_name(name)
     _order(home.resolve(), name)
@@ -60,8 +60,8 @@ def resume(name: Name, home: CoordinatorHome = COORDINATOR) -> None:
 @app.command()
 def stop(name: Name, home: CoordinatorHome = COORDINATOR) -> None:
     """Coordinator: end a run after the exchange that goes on. It can be resumed."""
+    from federation.dossier.report import run_of
     from federation.files import write_bytes
-    from federation.report import run_of
 
     write_bytes(run_of(home, name) / "stop", b"")
     print(f"{name} ends after the exchange that goes on; consortium federation resume {name} --home {home}")
@@ -79,7 +79,7 @@ def personalise(
     """Bank: train the federation's adapter further on the bank's own rows. It is charged to the bank's ledger, and nothing leaves."""
     from federation.config import load_bank, load_federation
     from federation.drafts import training_of
-    from federation.personal import personalise
+    from federation.rounds.personal import personalise
 
     training = training_of(load_federation(federation))
     facts = personalise(training, load_bank(config), adapter.resolve(), output.resolve(), home.resolve() / "runs", steps)

@@ -15,12 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from federation.config import load_bank
+from federation.dossier.page import metric_names
+from federation.dossier.report import attempts_of, budget_of, record_of, run_of
+from federation.enrolment.home import Home
 from federation.errors import FactsError, FolderError
 from federation.files import translated
-from federation.home import Home
-from federation.record import decisions
-from federation.report import attempts_of, budget_of, record_of, run_of
-from federation.report_page import metric_names
+from federation.rounds.record import decisions
 from privacy.statement import rounded_up
 from trainers.events import Tail
 from trainers.report import number, size

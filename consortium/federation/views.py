@@ -10,8 +10,8 @@ import typer
 from consortium.federation.options import BANK, BankHome
 
 if TYPE_CHECKING:
-    from federation.roster import Roster
-    from federation.verify import Check
+    from federation.dossier.verify import Check
+    from federation.enrolment.roster import Roster
 
 app = typer.Typer()
 Folder = Annotated[Path, typer.Option("--home", help="The bank's folder, or the coordinator's.", metavar="DIR")]
@@ -28,9 +28,9 @@ def report(
     output: Annotated[Path | None, typer.Option(help="Where it goes; else report/ in --home.", metavar="DIR")] = None,
 ) -> None:
     """Write the dossier for compliance and regulator: one page that needs nothing else, and the same as JSON."""
+    from federation.dossier.page import write_dossier
+    from federation.dossier.report import bank_dossier, coordinator_dossier, side_of
     from federation.errors import FactsError
-    from federation.report import bank_dossier, coordinator_dossier, side_of
-    from federation.report_page import write_dossier
 
     if side_of(home) == "bank":
         dossier = bank_dossier(home, bank or home / "bank.yaml", transcript, _signed(roster))
@@ -55,7 +55,7 @@ def status(
     from rich.console import Console
 
     from consortium.federation.status import newest_run, of_bank, of_run, read_bank, read_run, watch
-    from federation.report import side_of
+    from federation.dossier.report import side_of
 
     console = Console(highlight=False, markup=False, emoji=False)
     if side_of(home) == "bank":
@@ -81,9 +81,9 @@ def export_transcript(
     home: BankHome = BANK,
 ) -> None:
     """Bank: write its account of all sessions, signed by it. Hashes and signatures; nothing in it is secret."""
-    from federation.home import Home
-    from federation.report import transcript_of
-    from federation.verify import export
+    from federation.dossier.report import transcript_of
+    from federation.dossier.verify import export
+    from federation.enrolment.home import Home
 
     bank = Home(home)
     lines = export(transcript_of(home), output, bank.keys_in(bank.roster_in_force).identity)
@@ -100,8 +100,8 @@ def verify_transcripts(
     as_json: AsJson = False,
 ) -> None:
     """Bank or auditor: do the banks' accounts of all sessions agree? Exit code 1 where they do not."""
-    from federation.home import Home
-    from federation.verify import check, identities, read_exports
+    from federation.dossier.verify import check, identities, read_exports
+    from federation.enrolment.home import Home
 
     keys = identities(_signed(roster) or [Home(home).roster_in_force])
     found = check(read_exports(transcripts, keys), keys)
@@ -114,8 +114,8 @@ def verify_transcripts(
 
 
 def _signed(paths: list[Path]) -> "list[Roster]":
+    from federation.enrolment.roster import SignedRoster
     from federation.files import read
-    from federation.roster import SignedRoster
 
     signed = [read(SignedRoster, path) for path in paths]
     for each in signed:
@@ -127,7 +127,7 @@ def _show_check(found: "Check") -> None:
     from rich.table import Table
 
     from consortium.tables import print_whole
-    from federation.report_page import EXCHANGES
+    from federation.dossier.page import EXCHANGES
 
     table = Table("session", "", *found.banks, "", box=None, padding=(0, 2))
     for session in found.sessions:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from consortium.main import main
-from federation.home import Home
-from federation.registry import Registry
+from federation.enrolment.home import Home
+from federation.enrolment.registry import Registry
 from tests.federation.enrolment import BANKS, Federation, make_federation
 
 Command = Callable[..., tuple[int, str, str]]

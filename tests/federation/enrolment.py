@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from federation.enrolment.home import Home
+from federation.enrolment.member import Known
+from federation.enrolment.registry import Registry
+from federation.enrolment.roster import Roster, SignedRoster
 from federation.files import read, write
-from federation.home import Home
-from federation.member import Known
-from federation.registry import Registry
-from federation.roster import Roster, SignedRoster
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 """The commands and TLS itself go by this machine's clock"""

@@ -14,10 +14,10 @@ from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_htt
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import HttpGrid
 
-from federation.flower_commands import clientapps, prepare, supernode
-from federation.flower_executor import tasks
-from federation.flower_server import FlowerTransport, Running, SuperLink
-from federation.processes import LOOPBACK, Children, free_ports, holding
+from federation.flower.commands import clientapps, prepare, supernode
+from federation.flower.executor import tasks
+from federation.flower.processes import LOOPBACK, Children, free_ports, holding
+from federation.flower.server import FlowerTransport, Running, SuperLink
 from tests.federation.enrolment import NOW, Federation
 from trainers.spool import Spool
 
@@ -101,7 +101,7 @@ def network(made: Federation, banks: Mapping[str, Callable[[bytes], bytes]]) -> 
             stack.enter_context(running[name].answering(on))
             running[name].start(home / "flower" / "ca.pem")
         number = superlink.start("test")
-        transport = FlowerTransport(stack.enter_context(_grid(home / "flower", port)), Running.at(home).nodes)
+        transport = FlowerTransport(home, stack.enter_context(_grid(home / "flower", port)), Running.at(home).nodes)
         yield Network(superlink, transport, running, children, number)
 
 

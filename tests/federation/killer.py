@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from federation.aggregate import State
-from federation.journal import Journal
+from federation.rounds.aggregate import State
+from federation.rounds.journal import Journal
 
 BANKS = ("bank-a", "bank-b")
 _DISK_CALLS = ("open", "write", "flush", "fsync", "truncate", "rename", "unlink", "close")

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from safetensors.numpy import load_file
 
-from federation.journal import rounds_of
-from federation.verify import Check
+from federation.dossier.verify import Check
+from federation.rounds.journal import rounds_of
 from tests.federation.enrolment import BANKS
 from tests.federation.loopback import RUN, in_the_clear
 from tests.federation.system import COORDINATOR, EXCHANGES, System, system, table, until

@@ -15,14 +15,15 @@ import numpy as np
 import yaml
 from safetensors.numpy import save
 
-from federation import bundle, coordinator, letters
-from federation.aggregate import Adapter, Layout, advance, begin, contribution, mean
-from federation.bank import Bank
-from federation.budget import Kind, RoundBudget
+from federation import bundle
 from federation.config import BankConfig, TrainingConfig, check_federation, load_bank
-from federation.coordinator import Reply
-from federation.letters import Close, Invitation
-from federation.local import Task, Work
+from federation.rounds import coordinator, letters
+from federation.rounds.aggregate import Adapter, Layout, advance, begin, contribution, mean
+from federation.rounds.bank import Bank
+from federation.rounds.budget import Kind, RoundBudget
+from federation.rounds.coordinator import Reply
+from federation.rounds.letters import Close, Invitation
+from federation.rounds.local import Task, Work
 from privacy.ledger import Ledger
 from privacy.plan import PrivacyPlan
 from privacy.secagg.messages import Message

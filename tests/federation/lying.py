@@ -21,15 +21,15 @@ from rich.console import Console
 from safetensors.numpy import save
 
 from consortium.federation.status import line, of_bank, read_bank
-from federation import bank as bank_side
-from federation import coordinator, record
-from federation.aggregate import Adapter
+from federation.dossier.report import record_of
+from federation.enrolment.member import Known
+from federation.enrolment.roster import Roster, SignedRoster
 from federation.errors import NotTrusted, RunFailed
-from federation.letters import Invitation
-from federation.member import Known
-from federation.report import record_of
-from federation.roster import Roster, SignedRoster
-from federation.session import Masked
+from federation.rounds import bank as bank_side
+from federation.rounds import coordinator, record
+from federation.rounds.aggregate import Adapter
+from federation.rounds.letters import Invitation
+from federation.rounds.session import Masked
 from tests.federation.enrolment import BANKS, forged, make_federation
 from tests.federation.loopback import Loopback, World, make_world, planned
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from federation.aggregate import State
+from federation.enrolment.registry import Registry
 from federation.files import write_bytes
-from federation.journal import Journal
-from federation.record import Decision, note
-from federation.registry import Registry
+from federation.rounds.aggregate import State
+from federation.rounds.journal import Journal
+from federation.rounds.record import Decision, note
 from privacy.ledger import Ledger
 from privacy.plan import PrivacyPlan
 from tests.federation.enrolment import BANKS

@@ -5,8 +5,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from federation.roster import Roster
-from federation.verify import export
+from federation.dossier.verify import export
+from federation.enrolment.roster import Roster
 from privacy.errors import SecAggError
 from privacy.secagg.messages import Message
 from privacy.secagg.server import Server

@@ -37,12 +37,12 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from federation.authority import Authority, chain
+from federation.enrolment.authority import Authority, chain
+from federation.enrolment.home import Home
+from federation.enrolment.keys import Keys, pem
 from federation.files import write_bytes
-from federation.home import Home
-from federation.keys import Keys, pem
-from federation.processes import LOOPBACK, environment, free_ports
-from federation.traffic import Totals, totals
+from federation.flower.processes import LOOPBACK, environment, free_ports
+from federation.flower.traffic import Totals, totals
 from tests.federation.system import COORDINATOR, System, system, table, until
 from tests.helpers import REPOSITORY
 

@@ -17,9 +17,9 @@ import psutil
 import yaml
 
 from federation.base_model import base_model_hash
-from federation.processes import free_ports
-from federation.report import transcript_of
-from federation.verify import Check, check, export, identities, read_exports
+from federation.dossier.report import transcript_of
+from federation.dossier.verify import Check, check, export, identities, read_exports
+from federation.flower.processes import free_ports
 from tests.federation.enrolment import BANKS, NOW, make_federation
 from tests.federation.loopback import RUN, World, make_world
 from tests.helpers import REPOSITORY

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federation.aggregate import Adapter, Layout, State, advance, agree, begin, bounded, contribution, mean
 from federation.errors import AdapterError
 from federation.policy import Method
+from federation.rounds.aggregate import Adapter, Layout, State, advance, agree, begin, bounded, contribution, mean
 from privacy.secagg.fixed_point import fit
 from privacy.stream import Stream
 

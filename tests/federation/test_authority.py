@@ -10,11 +10,11 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from federation.authority import Authority, chain, check_certificate, load, vouched
+from federation.enrolment.authority import Authority, chain, check_certificate, load, vouched
+from federation.enrolment.keys import Keys
+from federation.enrolment.member import distinguished
+from federation.enrolment.registry import Registry
 from federation.errors import CertificateError, FolderError
-from federation.keys import Keys
-from federation.member import distinguished
-from federation.registry import Registry
 from privacy.errors import ConsortiumError
 from tests.federation.enrolment import BANKS, NOW, Federation
 

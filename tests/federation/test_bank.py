@@ -11,10 +11,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from safetensors.numpy import save
 
-from federation import bank, letters, record
 from federation.config import TrainingConfig
 from federation.errors import FolderError
-from federation.letters import Answer, Close, Done, Failure, Invitation, Next, Refusal
+from federation.rounds import bank, letters, record
+from federation.rounds.letters import Answer, Close, Done, Failure, Invitation, Next, Refusal
 from privacy.ledger import Ledger
 from privacy.plan import Event
 from tests.federation.enrolment import Federation

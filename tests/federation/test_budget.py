@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from federation.budget import EVALUATION_SHARE, RoundBudget, plan_round, price, release, reserve
 from federation.config import BankConfig, TrainingConfig
+from federation.rounds.budget import EVALUATION_SHARE, RoundBudget, plan_round, price, release, reserve
 from privacy.accountant import epsilon
 from privacy.errors import BudgetRefused, LedgerError, PlanError
 from privacy.evaluation import event

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 import pytest
 from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE
 
-from federation import gateway
+from federation.flower import gateway
 from tests.federation.enrolment import NOW
 
 

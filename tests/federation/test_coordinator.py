@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from federation import bank as bank_side
-from federation import coordinator, letters, record
-from federation.aggregate import Layout, State, advance
-from federation.budget import RoundBudget
 from federation.errors import FactsError, JournalError, RunFailed
-from federation.journal import Journal
-from federation.letters import Answer
+from federation.rounds import bank as bank_side
+from federation.rounds import coordinator, letters, record
+from federation.rounds.aggregate import Layout, State, advance
+from federation.rounds.budget import RoundBudget
+from federation.rounds.journal import Journal
+from federation.rounds.letters import Answer
 from privacy import disk
 from privacy.secagg.agreement import Secrets
 from privacy.secagg.messages import Keys, Message, Opened, Reveal, sign

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from federation.processes import environment
+from federation.flower.processes import environment
 
 
 @pytest.mark.slow

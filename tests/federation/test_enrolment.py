@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from federation.authority import chain, load
-from federation.home import Home
-from federation.registry import Registry
+from federation.enrolment.authority import chain, load
+from federation.enrolment.home import Home
+from federation.enrolment.registry import Registry
 from tests.federation.conftest import Command
 from tests.federation.enrolment import BANKS, NOW, Federation
 

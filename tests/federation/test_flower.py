@@ -14,8 +14,10 @@ from flwr.app import Context, Message, MessageType, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from federation import bundle
-from federation.flower_client import carry, packed, unpacked
-from federation.processes import holding
+from federation.flower.client import carry, packed, unpacked
+from federation.flower.processes import holding
+from federation.flower.traffic import note_refused_bundle
+from federation.rounds import letters
 from tests.federation.enrolment import make_federation
 from tests.federation.flower_parts import Network, network
 
@@ -64,6 +66,19 @@ def test_replies_to_a_round_that_is_over_are_dropped(net: Network) -> None:
     assert replies["alder"].content == b"dnuor txen eht"
     assert net.banks["alder"].asked[-2:] == [b"slow", b"the next round"]
     assert net.transport.receive(0.0) == []
+
+
+def test_a_bundle_that_a_banks_gateway_refused_is_a_refusal_of_the_bank(net: Network) -> None:
+    home = net.banks["alder"].folder.parent / "coordinator"
+    note_refused_bundle(home, "alder", "d" * 64)  # before the letter: of another run
+    os.utime(home / "refused" / "alder", (0, 0))
+    net.transport.send("alder", b"slow")
+    assert net.transport.receive(0.0) == []
+    note_refused_bundle(home, "alder", "e" * 64)
+    [reply] = net.transport.receive(60)
+    letter, _ = letters.reply(reply.content)
+    assert isinstance(letter, letters.Refusal) and (letter.rule, letter.asked) == ("bundles", "e" * 64)
+    net.transport.forget()
 
 
 def test_a_bank_that_never_came_is_not_reachable_and_a_message_to_it_fails_at_once(net: Network) -> None:
@@ -117,12 +132,6 @@ def test_a_run_that_cannot_begin_has_failed_and_says_why(net: Network) -> None:
     assert "No module" not in status and "import" not in status
 
 
-def test_a_run_is_stopped(net: Network) -> None:
-    assert net.superlink.status(net.number) == "running"
-    net.superlink.stop(net.number)
-    assert net.superlink.status(net.number).startswith("finished: stopped")
-
-
 def test_the_superlink_has_nothing_on_disk_of_what_was_sent(net: Network) -> None:
     home = net.banks["alder"].folder.parent / "coordinator"
     kept = [path for path in home.rglob("*") if path.is_file() and b"the next round" in path.read_bytes()]
@@ -137,7 +146,7 @@ def test_a_bank_whose_process_does_not_run_says_so_at_once_and_keeps_no_request(
 
 def test_a_bank_whose_process_ends_while_it_is_asked_says_so(tmp_path: Path) -> None:
     ending = subprocess.Popen(
-        [sys.executable, "-c", f"import time\nfrom pathlib import Path\nfrom federation.processes import holding\n"
+        [sys.executable, "-c", f"import time\nfrom pathlib import Path\nfrom federation.flower.processes import holding\n"
          f"with holding(Path({str(tmp_path)!r})): print(flush=True), time.sleep(1)"], stdout=subprocess.PIPE,
     )  # fmt: skip
     assert ending.stdout and ending.stdout.readline()
@@ -173,6 +182,6 @@ def test_what_is_packed_is_unpacked(content: bytes) -> None:
 
 
 def test_what_runs_for_every_message_imports_no_torch() -> None:
-    code = "import sys, federation.flower_executor; print({'torch', 'transformers', 'deepspeed', 'ray'} & sys.modules.keys())"
+    code = "import sys, federation.flower.executor; print({'torch', 'transformers', 'deepspeed', 'ray'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from federation import bank as bank_side
 from federation.errors import FolderError, JournalError
+from federation.rounds import bank as bank_side
 from tests.federation.enrolment import BANKS, Federation
 from tests.federation.loopback import Loopback, World, exchange_of, make_world, planned
 from tests.federation.test_coordinator import _check, _events

@@ -28,11 +28,11 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from federation.authority import chain
-from federation.home import Home
-from federation.record import decisions
-from federation.registry import Registry
-from federation.traffic import totals
+from federation.enrolment.authority import chain
+from federation.enrolment.home import Home
+from federation.enrolment.registry import Registry
+from federation.flower.traffic import take_refused_bundle, totals
+from federation.rounds.record import decisions
 from tests.federation.enrolment import BANKS, NOW, Federation
 from tests.federation.test_config import BANK
 from tests.helpers import REPOSITORY
@@ -42,8 +42,8 @@ LISTED, OTHER = b"a bundle that was looked at", b"and one that was not"
 LIMITED = """
 import sys
 from pathlib import Path
-from federation import serving
-from federation.gateway import Limits, serve_coordinator
+from federation.flower import serving
+from federation.flower.gateway import Limits, serve_coordinator
 serving._IDLE_SECONDS = 0.3
 folder, upstream, ca = sys.argv[1:]
 limits = Limits(body=1000, a_second=5, at_once=2, seconds=1.5)
@@ -114,7 +114,7 @@ def _gateway(*command: object) -> Iterator[int]:
 def _not_started(*command: object) -> str:
     """What a gateway says that does not start."""
     done = subprocess.run(
-        [sys.executable, "-m", "federation.gateway", *map(str, command)], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "federation.flower.gateway", *map(str, command)], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 1
     return done.stderr
@@ -186,7 +186,7 @@ def world(enrolled: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     for name, home in federation.homes.items():
         home.accept(folder / "coordinator" / "members" / f"{name}.pem", NOW)
     _allow(folder, LISTED)
-    world, gateway = World(federation, Upstream()), ("-m", "federation.gateway")
+    world, gateway = World(federation, Upstream()), ("-m", "federation.flower.gateway")
     with (
         _serving(world.upstream, world.coordinator),
         _gateway(*gateway, "coordinator", world.coordinator, f"localhost:{world.upstream.port}", world.ca) as world.port,
@@ -477,6 +477,11 @@ def test_a_bundle_that_the_policy_lists_passes_and_no_other(world: World) -> Non
     assert (answer.status_code, answer.text) == (403, f"bundles: asked {asked}, allowed {allowed}")
     [noted] = decisions(folder / "alder" / "record.jsonl")
     assert (noted.bank, noted.rule, noted.asked, noted.released) == ("alder", "bundles", {"bundle": asked}, "")
+    assert take_refused_bundle(world.coordinator, "alder", 0.0) is None
+    assert world.ask_bank(FLEET).status_code == 200  # with which the bank's gateway tells the coordinator's, once
+    assert take_refused_bundle(world.coordinator, "alder", 0.0) == asked
+    assert world.ask_bank(FLEET).status_code == 200
+    assert take_refused_bundle(world.coordinator, "alder", 0.0) is None
     _allow(folder, OTHER)
     assert world.ask_bank(path).status_code == 200
     _allow(folder, LISTED)
@@ -508,7 +513,7 @@ def test_a_coordinator_leads_a_supernode_nowhere_else(world: World) -> None:
 )
 def test_a_supernode_is_told_why_the_coordinator_is_not_reached(world: World, tmp_path: Path, host: str, reason: str) -> None:
     folder, address = shutil.copytree(world.federation.folder / "birch", tmp_path / "birch"), host.format(world)
-    with _gateway("-m", "federation.gateway", "bank", folder, world.federation.folder / "bank.yaml", address) as port:
+    with _gateway("-m", "federation.flower.gateway", "bank", folder, world.federation.folder / "bank.yaml", address) as port:
         context = ssl.create_default_context(cafile=folder / "loopback" / "ca.pem")
         answer = httpx.post(f"https://localhost:{port}{FLEET}", verify=context, trust_env=False)
     assert answer.status_code == 502 and answer.text.startswith(f"{address} cannot be reached: ") and reason in answer.text

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from federation.aggregate import State
 from federation.errors import JournalError
-from federation.journal import Journal
+from federation.rounds.aggregate import State
+from federation.rounds.journal import Journal
 from tests.federation.killer import BANKS
 from tests.federation.killer import make_journal as _make_journal
 from tests.federation.killer import state as _state

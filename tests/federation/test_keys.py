@@ -12,11 +12,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_ssh_private_key, load_ssh_public_key
 
+from federation.enrolment.home import Home
+from federation.enrolment.keys import Keys
+from federation.enrolment.member import Request, ssh_line
 from federation.errors import FactsError, FolderError
 from federation.files import read, write
-from federation.home import Home
-from federation.keys import Keys
-from federation.member import Request, ssh_line
 from tests.federation.enrolment import Federation
 
 

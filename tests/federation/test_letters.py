@@ -8,10 +8,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
-from federation import letters
 from federation.config import TrainingConfig
 from federation.errors import FactsError, NotTrusted
-from federation.letters import Answer, Close, Contribution, Done, Failure, Invitation, Next, Refusal
+from federation.rounds import letters
+from federation.rounds.letters import Answer, Close, Contribution, Done, Failure, Invitation, Next, Refusal
 from tests.federation.loopback import BUNDLE, TRAINING
 
 KEY = Ed25519PrivateKey.generate()

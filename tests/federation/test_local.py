@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from federation.aggregate import Layout
-from federation.budget import RoundBudget, reserve
 from federation.config import BankConfig, TrainingConfig
 from federation.errors import FolderError, TrainingFailed
-from federation.local import LocalTrainer, Task, initial_adapter, job_of, order_of, write_start
-from federation.personal import personalise
+from federation.rounds.aggregate import Layout
+from federation.rounds.budget import RoundBudget, reserve
+from federation.rounds.local import LocalTrainer, Task, initial_adapter, job_of, order_of, write_start
+from federation.rounds.personal import personalise
 from privacy.ledger import Ledger
 from privacy.plan import PrivacyPlan
 from tests import helpers
@@ -204,7 +204,7 @@ def test_nothing_private_is_ordered_without_a_reservation(tmp_path: Path) -> Non
 
 
 def test_asking_for_rounds_takes_no_torch() -> None:
-    code = "import sys, federation.local; print({'torch', 'ray', 'flwr', 'transformers', 'datasets'} & sys.modules.keys())"
+    code = "import sys, federation.rounds.local; print({'torch', 'ray', 'flwr', 'transformers', 'datasets'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

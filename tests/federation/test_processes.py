@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from federation import processes
 from federation.errors import ProcessError
-from federation.processes import Children, Command, environment, free_ports, holding, is_held
+from federation.flower import processes
+from federation.flower.processes import Children, Command, environment, free_ports, holding, is_held
 
 _LISTEN = "import socket, sys, time; s = socket.socket(); s.bind(('127.0.0.1', int(sys.argv[1]))); s.listen(); time.sleep(60)"
 
@@ -109,7 +109,7 @@ def test_the_last_is_stopped_first_and_what_will_not_end_is_killed_with_its_own_
 _SUPERVISOR = """
 import sys, time
 from pathlib import Path
-from federation.processes import Children, Command
+from federation.flower.processes import Children, Command
 with Children(Path(sys.argv[1])) as children:
     children.start(Command("one", ("/bin/sleep", "60")))
     children.start(Command("two", ("/bin/sleep", "60")))
@@ -143,7 +143,7 @@ def test_children_get_no_proxies_and_no_settings_of_flower_and_report_to_nobody(
 _HOLDER = """
 import sys
 from pathlib import Path
-from federation.processes import holding
+from federation.flower.processes import holding
 with holding(Path(sys.argv[1])):
     print(flush=True)
     input()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from federation.errors import JournalError
-from federation.record import Decision, decisions, note
+from federation.rounds.record import Decision, decisions, note
 from privacy import chain
 from tests.helpers import REPOSITORY
 
@@ -19,7 +19,7 @@ def _decision(round: int, rule: str = "") -> Decision:
 _WRITER = """
 import sys
 from pathlib import Path
-from federation.record import Decision, note
+from federation.rounds.record import Decision, note
 path, rule = Path(sys.argv[1]), sys.argv[2]
 print("ready", flush=True)
 sys.stdin.readline()

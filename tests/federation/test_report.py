@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from federation.budget import noise_of_evaluations
+from federation.dossier.page import render, write_dossier
+from federation.dossier.progress import read_progress
+from federation.dossier.report import bank_dossier, coordinator_dossier, errors_of, privacy_of, protection
+from federation.enrolment.registry import Registry
 from federation.errors import FactsError, FolderError, JournalError
-from federation.progress import read_progress
-from federation.registry import Registry
-from federation.report import bank_dossier, coordinator_dossier, errors_of, privacy_of, protection
-from federation.report_page import render, write_dossier
+from federation.rounds.budget import noise_of_evaluations
 from privacy.errors import LedgerError
 from privacy.evaluation import release
 from privacy.stream import Stream

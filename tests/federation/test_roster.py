@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from federation.enrolment.keys import Keys
+from federation.enrolment.member import Known, check_name, ssh_line
+from federation.enrolment.roster import NO_ROSTER, Roster, SignedRoster, changes, check_follows
 from federation.errors import FactsError, Fork, NotTrusted
 from federation.files import read, write
-from federation.keys import Keys
-from federation.member import Known, check_name, ssh_line
-from federation.roster import NO_ROSTER, Roster, SignedRoster, changes, check_follows
 from privacy.errors import Refused
 from tests.federation.enrolment import BANKS, NOW, Federation, forged, make_federation
 from tests.helpers import REPOSITORY
@@ -259,6 +259,6 @@ def test_names_that_look_alike_are_not_in_one_federation(tmp_path: Path, one: st
 
 def test_the_federation_package_imports_nothing_heavy() -> None:
     heavy = "print(sorted(set(sys.modules) & {'torch', 'ray', 'flwr', 'transformers', 'datasets', 'deepspeed', 'numpy'}))"
-    code = f"import sys, federation.home, federation.registry; {heavy}"
+    code = f"import sys, federation.enrolment.home, federation.enrolment.registry; {heavy}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
     assert done.stdout.strip() == "[]"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from federation import bank as bank_side
+from federation.rounds import bank as bank_side
 from tests.federation.enrolment import BANKS, Federation
 from tests.federation.loopback import Loopback, World, exchange_of, make_world, planned
 from tests.federation.test_coordinator import _check, _events

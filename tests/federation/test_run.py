@@ -8,8 +8,8 @@ import pytest
 import yaml
 from safetensors.numpy import load_file, save
 
-from federation import bank as bank_side
-from federation.local import LocalTrainer, initial_adapter
+from federation.rounds import bank as bank_side
+from federation.rounds.local import LocalTrainer, initial_adapter
 from privacy.ledger import Ledger
 from tests.federation.enrolment import BANKS, Federation
 from tests.federation.loopback import RUN, Loopback, World, make_world, planned

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from federation import record
-from federation.report import record_of
-from federation.traffic import Totals, totals
+from federation.dossier.report import record_of
+from federation.flower.traffic import Totals, totals
+from federation.rounds import record
 from tests.federation.enrolment import BANKS
 from tests.federation.system import COORDINATOR, system, until
 
@@ -51,5 +51,6 @@ def test_a_clock_minutes_ahead_and_a_bundle_that_is_not_listed_are_told_and_a_cl
         assert following.returncode == 0, shown
         [aggregated] = [event for event in made.events("round") if event["round"] == 1]
         assert aggregated["banks"] == [*BANKS[:3]]
-        assert "bundles: " in made.said("dogwood")
+        assert "bundles: " in made.said("dogwood") and "its policy does not list the bundle of the code that" in made.said("dogwood")
+        assert [(each["bank"], each["rule"]) for each in made.events("refusal")] == [("dogwood", "bundles")]
         assert {each.rule for each in record.decisions(record_of(made.world.bank_folder("dogwood")))} == {"bundles"}

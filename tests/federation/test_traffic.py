@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from federation.traffic import Traffic, trouble
+from federation.flower.traffic import Traffic, trouble
 
 BEFORE = datetime.now(UTC) - timedelta(days=1)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from federation.dossier.verify import check, export, identities, read_exports
 from federation.errors import FolderError, NotTrusted
-from federation.verify import check, export, identities, read_exports
 from privacy import chain
 from privacy.errors import VaultError
 from privacy.secagg.messages import KeyList, Message, Sum, sign

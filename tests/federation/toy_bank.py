@@ -7,8 +7,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from federation import bank
 from federation.config import load_bank
+from federation.rounds import bank
 from federation.sides import answer, take_part
 from tests.federation.loopback import Toy, planned
 

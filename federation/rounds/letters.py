@@ -22,13 +22,13 @@ from typing import Annotated, Any, Literal, TypeVar
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from federation.aggregate import Layout
 from federation.config import TrainingConfig
+from federation.enrolment.member import Name, signed_by
+from federation.enrolment.roster import Roster
 from federation.errors import FactsError, NotTrusted
 from federation.files import Digest, Facts, Signature
-from federation.member import Name, signed_by
 from federation.policy import Sha256
-from federation.roster import Roster
+from federation.rounds.aggregate import Layout
 from privacy.secagg.codec import Buffer, hashed
 from privacy.secagg.messages import UNSIGNED, Header
 
@@ -111,9 +111,13 @@ class Invitation(Facts):
         )
 
 
+UNREAD = bytes(32)
+"""In place of an invitation that could not be read"""
+
+
 class _Following(Facts):
     invitation: Digest
-    """The invitation's from which it follows; of a request that could not be read, zeros"""
+    """The invitation's from which it follows, or UNREAD"""
 
 
 class Next(_Following):

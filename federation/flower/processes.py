@@ -22,7 +22,7 @@ from federation.errors import ProcessError
 from federation.files import translated
 
 LOOPBACK = "127.0.0.1"
-_SOURCES = Path(__file__).parents[1]
+_SOURCES = Path(__file__).parents[2]
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
 _GRACE = 10.0

@@ -2,7 +2,7 @@
 
 A round reads like the paper: choose banks, invite them, pass on what they send exchange by exchange, add up, advance, keep, tell them.
 
-    journal.jsonl ...     federation/journal.py
+    journal.jsonl ...     federation/rounds/journal.py
     start.safetensors     the adapter that the run starts from, made before
     events.jsonl          what happened, a JSON object a line
     status.json           how it stands, written whole at every change
@@ -28,24 +28,25 @@ from typing import Any, NamedTuple, Protocol
 
 from safetensors.numpy import load, save
 
-from federation import bundle, letters
-from federation.aggregate import Layout, Mean, State, advance, begin, mean
+from federation import bundle
 from federation.config import TrainingConfig
+from federation.enrolment.registry import Registry
+from federation.enrolment.roster import Roster
 from federation.errors import AdapterError, FactsError, JournalError, RunFailed
 from federation.files import translated
-from federation.journal import Journal
-from federation.letters import Answer, Close, Contribution, Done, Failure, Invitation, Refusal
-from federation.registry import Registry
-from federation.roster import Roster
-from federation.session import Masked, Open, Session
-from federation.status import Status
+from federation.rounds import letters
+from federation.rounds.aggregate import Layout, Mean, State, advance, begin, mean
+from federation.rounds.journal import Journal
+from federation.rounds.letters import Answer, Close, Contribution, Done, Failure, Invitation, Refusal
+from federation.rounds.session import Masked, Open, Session
+from federation.rounds.status import Status
 from privacy import disk
 from privacy.errors import ConsortiumError, Misbehaviour, SecAggError
 
 _AGAIN_SECONDS = 2.0  # before a letter is sent again whose leg has failed, and between looks for banks
 _FAREWELL_SECONDS = 30.0  # for a letter after which nothing is missing but the bank's word that it came
+_GATHER_SECONDS = 15.0  # from the start, in which banks that are not needed for a quorum may come too
 _CLOSE = 7  # after those of secure aggregation
-_UNREAD = bytes(32)  # in place of the invitation, where a bank could not read what it was sent
 _RESUME = "`consortium federation status` shows the banks; `consortium federation resume` takes the run up again"
 Clock = Callable[[], float]
 
@@ -125,6 +126,7 @@ class _Coordinator:
         self._registry, self._training, self._journal, self._status = registry, training, journal, status
         self._transport, self._clock = transport, clock
         self._bundle = bundle.sha256(bundle.build())
+        self._gathered = clock() + _GATHER_SECONDS
         self._out: dict[str, str] = {}
         """Banks that sit the round out, and why"""
 
@@ -218,7 +220,7 @@ class _Coordinator:
         self._status.received(len(content))
         try:
             letter, body = letters.reply(content)
-            if letter.invitation not in (invitation, _UNREAD):
+            if letter.invitation not in (invitation, letters.UNREAD):
                 return False
             match letter:
                 case Refusal():
@@ -253,11 +255,14 @@ class _Coordinator:
                 + (why or f"the roster has {len(roster.names)}"),
                 _RESUME,
             )
-        while len(here := self._transport.reachable() & {*willing}) < training.quorum:
+        most = min(len(willing), training.cohort)
+        while (found := len(here := self._transport.reachable() & {*willing})) < training.quorum or (
+            found < most and self._clock() < self._gathered
+        ):
             self._check_stop()
             self._status.waiting(here, training.quorum)
             self._transport.receive(_AGAIN_SECONDS)
-        chosen = random.SystemRandom().sample(sorted(here), min(len(here), training.cohort))
+        chosen = random.SystemRandom().sample(sorted(here), min(found, most))
         return tuple(bank for bank in willing if bank in chosen)
 
     def _invitation(self, roster: Roster, adapter: bytes) -> Invitation:

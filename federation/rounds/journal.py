@@ -21,8 +21,8 @@ from typing import Any, Self
 
 from safetensors.numpy import load, save
 
-from federation.aggregate import Adapter, State
 from federation.errors import JournalError
+from federation.rounds.aggregate import Adapter, State
 from privacy import chain, disk
 
 _FORMAT = 1

@@ -27,9 +27,9 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_private_key,
 )
 
+from federation.enrolment.member import Member, Request, check_name, distinguished, key_hash, ssh_line
 from federation.errors import FolderError
 from federation.files import check_private, translated, write_folder
-from federation.member import Member, Request, check_name, distinguished, key_hash, ssh_line
 from privacy.secagg.identity import Identity
 
 

@@ -20,21 +20,23 @@ import httpx
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from flwr.app import Context, Message, MessageType
-from flwr.proto.control_pb2 import ListRunsRequest, RegisterNodeRequest, StartRunRequest, StopRunRequest
+from flwr.proto.control_pb2 import ListRunsRequest, RegisterNodeRequest, StartRunRequest
 from flwr.proto.fab_pb2 import Fab
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 from federation import bundle
-from federation.coordinator import Reply, run
+from federation.enrolment.member import Member
+from federation.enrolment.roster import Roster
 from federation.errors import ProcessError
 from federation.files import Facts, read, write
-from federation.flower_client import packed, unpacked
-from federation.flower_commands import HOME, prepare, serverapps, superlink
-from federation.member import Member
-from federation.processes import LOOPBACK, Children, free_ports, without_proxies
-from federation.roster import Roster
+from federation.flower.client import packed, unpacked
+from federation.flower.commands import HOME, prepare, serverapps, superlink
+from federation.flower.processes import LOOPBACK, Children, free_ports, without_proxies
+from federation.flower.traffic import take_refused_bundle
+from federation.rounds import letters
+from federation.rounds.coordinator import Reply, run
 
 _LOOK_SECONDS = 0.5
 
@@ -59,18 +61,19 @@ class Running(Facts):
 def main(grid: Grid, context: Context) -> None:
     """One run, or what is left of it."""
     home = Path(os.environ[HOME])
-    run(home, str(context.run_config["run"]), FlowerTransport(grid, Running.at(home).nodes))
+    run(home, str(context.run_config["run"]), FlowerTransport(home, grid, Running.at(home).nodes))
 
 
 class FlowerTransport:
     """`coordinator.Transport` over Flower's messages, all of type train. A SuperNode takes one at a time.
 
     A leg has failed when the bank's app says so, when the SuperLink does not know its node, when the node has not been heard of for twice
-    30 s (Flower's heartbeat; at once if it was ended in order), and when its SuperNode was started again after the message was sent.
+    30 s (Flower's heartbeat; at once if it was ended in order), and when its SuperNode was started again after the message was sent. Where
+    a bank's gateway has refused the bundle there is no app to say so: `home`, the coordinator's folder, has that from our own gateway.
     """
 
-    def __init__(self, grid: Grid, nodes: Mapping[str, int]) -> None:
-        self._grid, self._nodes = grid, nodes
+    def __init__(self, home: Path, grid: Grid, nodes: Mapping[str, int]) -> None:
+        self._home, self._grid, self._nodes = home, grid, nodes
         self._sent: dict[str, tuple[str, float]] = {}
         self._forgotten: set[str] = set()
         self._failed: list[Reply] = []
@@ -92,7 +95,7 @@ class FlowerTransport:
         """Those that came since, waiting so many seconds for the first."""
         deadline = time.monotonic() + timeout
         while True:
-            replies, self._failed = self._failed + self._pulled() + self._lost(), []
+            replies, self._failed = self._failed + self._pulled() + self._lost() + self._refused(), []
             if replies or time.monotonic() > deadline:
                 return replies
             time.sleep(_LOOK_SECONDS)
@@ -121,6 +124,17 @@ class FlowerTransport:
             del self._sent[asked]
             self._forgotten.add(asked)
         return [Reply(bank, None, "its SuperNode was started again") for bank in lost.values()]
+
+    def _refused(self) -> list[Reply]:
+        """Of banks whose policy does not list the bundle, in the words in which they would refuse it in an invitation."""
+        replies = []
+        for asked, (bank, sent) in [*self._sent.items()]:
+            if sha256 := take_refused_bundle(self._home, bank, sent):
+                del self._sent[asked]
+                self._forgotten.add(asked)
+                refusal = letters.Refusal(invitation=letters.UNREAD, rule="bundles", asked=sha256, allowed="those that its policy lists")
+                replies.append(Reply(bank, letters.seal(refusal), ""))
+        return replies
 
 
 def _reply(bank: str, message: Message) -> Reply:
@@ -181,11 +195,6 @@ class SuperLink:
             status = control.ListRuns(ListRunsRequest(run_id=number)).run_dict[number].status
         how = ", ".join(filter(None, [status.sub_status, status.details]))
         return f"{status.status}: {how}" if how else status.status
-
-    def stop(self, number: int) -> None:
-        """Its ServerApp ends; what is journalled stays."""
-        with self._control() as control:
-            control.StopRun(StopRunRequest(run_id=number))
 
     @contextmanager
     def _control(self) -> Iterator[ControlHttpClient]:

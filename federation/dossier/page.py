@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from federation.config import Timeouts
+from federation.dossier.report import Dossier
 from federation.files import translated, write_bytes
-from federation.report import Dossier
 from privacy.statement import rounded_up
 from trainers.pictures import COLOURS, DASHED, new_figure, svg
 from trainers.report import number, templates

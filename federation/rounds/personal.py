@@ -7,11 +7,11 @@ from typing import Any
 
 from safetensors.numpy import load_file, save_file
 
-from federation.budget import plan_round, release, reserve
 from federation.config import BankConfig, TrainingConfig
 from federation.errors import FactsError, FolderError
 from federation.files import translated
-from federation.local import LocalTrainer, Task
+from federation.rounds.budget import plan_round, release, reserve
+from federation.rounds.local import LocalTrainer, Task
 from privacy.accountant import epsilon
 from privacy.ledger import Ledger
 from privacy.statement import rounded_up

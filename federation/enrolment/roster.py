@@ -16,9 +16,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from federation.enrolment.member import Known, Member, Name, check_distinct, signed_by
 from federation.errors import FactsError, Fork, NotTrusted
 from federation.files import Digest, Facts, Signature
-from federation.member import Known, Member, Name, check_distinct, signed_by
 from privacy.secagg import identity
 from privacy.secagg.codec import hashed
 

@@ -1,4 +1,4 @@
-"""The dossier: what a compliance officer and a regulator are shown of a federation, as data. How it looks is in report_page.py.
+"""The dossier: what a compliance officer and a regulator are shown of a federation, as data. How it looks is in page.py.
 
 A bank's is made of its own record, ledger and transcript; the coordinator's of a run's journal and events. Everything in it is read from
 files that were written as things happened, and what is not known is missing: nothing is reckoned back.
@@ -12,15 +12,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from federation.budget import noise_of_evaluations
 from federation.config import BankConfig, PrivacyFloor, TrainingConfig, load_bank
+from federation.dossier.progress import Progress, Round, read_events, read_progress
+from federation.dossier.verify import Check, Transcripts, check, identities, read_exports
+from federation.enrolment.home import Home
+from federation.enrolment.registry import Registry
+from federation.enrolment.roster import Roster
 from federation.errors import FactsError, FolderError
-from federation.home import Home
-from federation.progress import Progress, Round, read_events, read_progress
-from federation.record import Decision, decisions
-from federation.registry import Registry
-from federation.roster import Roster
-from federation.verify import Check, Transcripts, check, identities, read_exports
+from federation.rounds.budget import noise_of_evaluations
+from federation.rounds.record import Decision, decisions
 from privacy.evaluation import SENSITIVITY
 from privacy.ledger import Ledger
 from privacy.secagg.identity import fingerprint
@@ -239,7 +239,7 @@ def _common(side: str, roster: Roster) -> Dossier:
             "authority": roster.authority.hex(),
             "members": [{"name": member.name, "fingerprint": member.fingerprint} for member in roster.members],
         },
-        "code": {"privacy": code_digest(), "federation": code_digest(Path(__file__).parent)},
+        "code": {"privacy": code_digest(), "federation": code_digest(Path(__file__).parents[1])},
         "versions": _versions(),
         "not_covered": list(NOT_COVERED),
     }

@@ -1,6 +1,6 @@
 """What a run's folder at the coordinator says of it, read while it goes on or afterwards, without its lock.
 
-journal.jsonl   what was aggregated: this counts (journal.py)
+journal.jsonl   what was aggregated: this counts (rounds/journal.py)
 events.jsonl    what happened, with times, for people: a line torn by a crash is left out
 status.json     how things stand, written anew with every change
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from federation.files import translated
-from federation.journal import rounds_of
+from federation.rounds.journal import rounds_of
 
 Event = Mapping[str, Any]
 

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.job import JobSpec, write_job
-from federation.aggregate import Adapter
-from federation.budget import Kind, RoundBudget
 from federation.config import BankConfig, TrainingConfig
 from federation.errors import TrainingFailed
+from federation.rounds.aggregate import Adapter
+from federation.rounds.budget import Kind, RoundBudget
 from trainers.config import LoraMethod, UnitColumn, validate
 from trainers.errors import ConfigError, RunBusyError
 from trainers.lease import check_free

@@ -14,7 +14,7 @@ from cryptography import x509
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from federation.authority import chain
+from federation.enrolment.authority import chain
 from federation.errors import CertificateError, FactsError
 
 _IDLE_SECONDS = 30

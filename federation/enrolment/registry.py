@@ -8,7 +8,7 @@
     known.json                 fingerprints, as its people have confirmed them
     members/NAME.json  .pem    a bank's request, as it was approved, and the certificate that goes back to it
     roster-1.json  ...         each version with the signatures that have come in
-    gateway.jsonl  ...         see traffic.py
+    gateway.jsonl  ...         see flower/traffic.py
 
 Files 0600 in a folder 0700.
 """
@@ -22,13 +22,13 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from federation.authority import Authority, chain, load, note
 from federation.config import FederationConfig, check_federation, load_federation
+from federation.enrolment.authority import Authority, chain, load, note
+from federation.enrolment.keys import load_key, load_signing_key, pem
+from federation.enrolment.member import Known, Request, check_distinct
+from federation.enrolment.roster import NO_ROSTER, Roster, SignedRoster
 from federation.errors import FactsError, FolderError, Fork, NotTrusted
 from federation.files import check_private, read, translated, write, write_bytes, write_folder
-from federation.keys import load_key, load_signing_key, pem
-from federation.member import Known, Request, check_distinct
-from federation.roster import NO_ROSTER, Roster, SignedRoster
 
 STARTER = """\
 # A federation, as its coordinator runs it. Banks do not take its word: what counts is the roster that all of them have signed.

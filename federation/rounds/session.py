@@ -9,10 +9,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from federation import letters
-from federation.aggregate import Layout
-from federation.letters import Answer, Contribution, Invitation
-from federation.roster import Roster
+from federation.enrolment.roster import Roster
+from federation.rounds import letters
+from federation.rounds.aggregate import Layout
+from federation.rounds.letters import Answer, Contribution, Invitation
 from privacy.errors import Aborted, ProtocolError
 from privacy.secagg.messages import Masked as MaskedVector
 from privacy.secagg.messages import Message, Signed

@@ -15,13 +15,13 @@ protocol      later: a message of secure aggregation that no honest coordinator 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from federation.aggregate import Adapter, Layout, agree
 from federation.config import BankConfig
+from federation.enrolment.roster import Roster
 from federation.errors import NotTrusted
-from federation.letters import Invitation, short
 from federation.policy import Refusal
-from federation.record import Decision
-from federation.roster import Roster
+from federation.rounds.aggregate import Adapter, Layout, agree
+from federation.rounds.letters import Invitation, short
+from federation.rounds.record import Decision
 from privacy.errors import ConsortiumError, SecAggError
 from privacy.secagg import rules
 from privacy.secagg.codec import Buffer

@@ -1,7 +1,7 @@
 """Flower's ClientApp at a bank: it hands the bytes of a message to the bank's own process, and carries the answer back.
 
-Flower starts this anew for every message, so it imports no torch and decides nothing: what a bank does is in bank.py. What goes wrong here
-is an error reply, whose text the coordinator reads: it says nothing of the bank but what is in this file.
+Flower starts this anew for every message, so it imports no torch and decides nothing: what a bank does is in rounds/bank.py. What goes
+wrong here is an error reply, whose text the coordinator reads: it says nothing of the bank but what is in this file.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from flwr.proto.fab_pb2 import GetFabResponse
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from federation import bundle
-from federation.processes import is_held
+from federation.flower.processes import is_held
 from trainers.spool import Spool
 
 _LETTER = "letter"

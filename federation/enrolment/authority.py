@@ -20,9 +20,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from federation.enrolment.member import Request, distinguished, key_hash
 from federation.errors import CertificateError
 from federation.files import Digest, Facts, translated
-from federation.member import Request, distinguished, key_hash
 from privacy.secagg.identity import fingerprint
 
 _YEARS = timedelta(days=5 * 365)

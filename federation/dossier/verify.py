@@ -17,10 +17,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from federation.enrolment.member import signed_by
+from federation.enrolment.roster import Roster
 from federation.errors import FolderError, NotTrusted
 from federation.files import translated, write_bytes
-from federation.member import signed_by
-from federation.roster import Roster
 from privacy import chain
 from privacy.errors import VaultError
 from privacy.secagg.codec import labelled

@@ -5,7 +5,7 @@
     known.json           fingerprints of peers, as its people have confirmed them
     signed.json          version and hash of the newest roster it has signed
     roster.json          the roster in force: all have signed it
-    gateway.jsonl ...    see traffic.py; and loopback/, the gateway's certificate for this machine: see gateway.py
+    gateway.jsonl ...    see flower/traffic.py; and loopback/, the gateway's certificate for this machine: see flower/gateway.py
 
 Files 0600 in folders 0700. Restored from a backup it has forgotten what it has signed: never do.
 """
@@ -15,12 +15,12 @@ from pathlib import Path
 
 from cryptography import x509
 
-from federation.authority import chain, check_certificate, common_name, load
+from federation.enrolment.authority import chain, check_certificate, common_name, load
+from federation.enrolment.keys import Keys
+from federation.enrolment.member import Known, Member, Request, key_hash
+from federation.enrolment.roster import Roster, Seen, SignedRoster, check_follows, strangers
 from federation.errors import CertificateError, FolderError, NotTrusted
 from federation.files import check_private, read, write, write_bytes
-from federation.keys import Keys
-from federation.member import Known, Member, Request, key_hash
-from federation.roster import Roster, Seen, SignedRoster, check_follows, strangers
 
 
 class Home:

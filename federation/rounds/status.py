@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from federation.config import TrainingConfig
-from federation.journal import Journal, Round
+from federation.rounds.journal import Journal, Round
 from privacy import disk
 from trainers.events import EventLog
 

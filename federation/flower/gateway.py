@@ -13,7 +13,8 @@ The coordinator's gateway promises: what reaches the SuperLink from the network
 The bank's gateway promises: the SuperNode, which trusts nobody else,
 
 - hears only a coordinator whose certificate the roster's authority issued for the name that was asked for, and no redirect elsewhere,
-- gets no bundle but those that the policy in bank.yaml lists at that moment, by the SHA-256 of the bytes that it would run.
+- gets no bundle but those that the policy in bank.yaml lists at that moment, by the SHA-256 of the bytes that it would run. The SuperNode
+  drops the message then, so the gateway itself tells the coordinator's, in a header of the next request.
 
 Neither looks into messages: that is for signatures, secure aggregation and the bank's policy. Whoever is on the bank's own machine may
 connect to its gateway; the SuperLink still asks for a signature by the node key. A coordinator that does not serve cannot be made to; a
@@ -33,7 +34,7 @@ import sys
 import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -47,18 +48,18 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from federation.authority import Authority, chain, check_certificate, check_times, common_name, load
 from federation.config import load_bank
+from federation.enrolment.authority import Authority, chain, check_certificate, check_times, common_name, load
+from federation.enrolment.home import Home
+from federation.enrolment.keys import pem
+from federation.enrolment.member import key_hash
+from federation.enrolment.registry import Registry
 from federation.errors import CertificateError, FolderError, NotTrusted
 from federation.files import write_bytes
-from federation.home import Home
-from federation.keys import pem
-from federation.member import key_hash
+from federation.flower.serving import LONGEST_HEAD, client, listen, serve, server_tls
+from federation.flower.traffic import Traffic, note_refused_bundle
 from federation.policy import Refusal
-from federation.record import Decision, note
-from federation.registry import Registry
-from federation.serving import LONGEST_HEAD, client, listen, serve, server_tls
-from federation.traffic import Traffic
+from federation.rounds.record import Decision, note
 from privacy.errors import ConsortiumError
 
 _FLEET = re.compile(rb"/v1/fleet/[a-z]+(-[a-z]+)*")
@@ -66,7 +67,7 @@ _BUNDLE = "/v1/fleet/get-fab"
 _PULL = "/v1/fleet/pull-messages"
 _HELD_SECONDS = 5.0
 _LOOK_SECONDS = 0.5
-_NODE_KEY, _TIME = "flwr-public-key", "flwr-timestamp"
+_NODE_KEY, _TIME, _REFUSED_BUNDLE = "flwr-public-key", "flwr-timestamp", "consortium-refused-bundle"
 _AHEAD, _BEHIND = 5, 305
 """Seconds that a SuperNode's clock may be ahead of the SuperLink's, and behind: Flower's own limits, whose refusal does not say why"""
 _LOOPBACK_DAYS = 1800
@@ -135,6 +136,8 @@ class _Gateway:
         self._shares: dict[str, _Share] = {}
         self._pulling: dict[str, Request] = {}
         """The last request for messages, by bank"""
+        self.refused_bundle = ""
+        """Of which the other side has not heard yet"""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request, bank, received, why = Request(scope, receive), "", 0, ""
@@ -178,8 +181,15 @@ class _Gateway:
             if self._pulling[bank] is not request or await request.is_disconnected():
                 return response
 
-    def _asked(self, request: Request, path: str, body: bytes | AsyncIterator[bytes]) -> AbstractAsyncContextManager[httpx.Response]:
-        return self.onwards.stream("POST", path, headers=_passed_on(request.headers), content=body)
+    @asynccontextmanager
+    async def _asked(self, request: Request, path: str, body: bytes | AsyncIterator[bytes]) -> AsyncIterator[httpx.Response]:
+        headers, refused = _passed_on(request.headers), self.refused_bundle
+        if refused:
+            headers[_REFUSED_BUNDLE] = refused
+        async with self.onwards.stream("POST", path, headers=headers, content=body) as answer:
+            if refused == self.refused_bundle and answer.status_code < 400:
+                self.refused_bundle = ""
+            yield answer
 
     async def _response(self, path: str, answer: httpx.Response) -> Response:
         """What is passed back: without the headers that send a client elsewhere, and once it has been looked at."""
@@ -285,6 +295,8 @@ def _member(folder: Path, request: Request) -> str:
     if request.headers.getlist(_NODE_KEY) != [node]:
         raise _Refused(403, f"{name}: not the node key that it has in the roster")
     _check_clock(name, request.headers.get(_TIME, ""), _now())
+    if refused := request.headers.get(_REFUSED_BUNDLE):
+        note_refused_bundle(folder, name, refused)
     return name
 
 
@@ -321,7 +333,7 @@ def serve_bank(
     The SuperNode's `--root-certificates` is `home`/loopback/ca.pem. `config` is bank.yaml, whose policy counts as it is at each bundle.
     Raises NotTrusted, CertificateError, ConfigError, FolderError, or FactsError.
     """
-    from federation.flower_client import fab_of  # Flower, which the coordinator's side does without
+    from federation.flower.client import fab_of  # Flower, which the coordinator's side does without
 
     if (roster := Home(home).in_force) is None:
         raise NotTrusted(f"{home}: no roster is in force", "sign one: consortium federation sign-roster")
@@ -342,6 +354,7 @@ def serve_bank(
             asked = str(error)
         if asked not in (listed := load_bank(config).policy.bundles):
             note(home / "record.jsonl", Decision(name, "", 0, 0, {"bundle": asked}, "bundles", "", None))
+            gateway.refused_bundle = asked
             raise _Refused(403, str(Refusal("bundles", asked, " or ".join(listed) or "none")))
 
     traffic = Traffic(home)
@@ -386,8 +399,8 @@ def _serve(gateway: _Gateway, tls: ssl.SSLContext, host: str, port: int, ready: 
 
 
 def main() -> None:
-    """`python -m federation.gateway`: one of the two, which says its port in a line when it is up."""
-    parser = argparse.ArgumentParser(prog="python -m federation.gateway", description="A gateway in front of Flower.")
+    """`python -m federation.flower.gateway`: one of the two, which says its port in a line when it is up."""
+    parser = argparse.ArgumentParser(prog="python -m federation.flower.gateway", description="A gateway in front of Flower.")
     sides = parser.add_subparsers(required=True)
     side = sides.add_parser("coordinator", help="between banks and the SuperLink")
     side.set_defaults(serve=serve_coordinator)

@@ -1,8 +1,9 @@
-"""What went through a gateway: a line for every request, and how much there was for each bank.
+"""What went through a gateway: a line for every request, how much there was for each bank, and which bundle a bank's gateway refused.
 
     gateway.jsonl     time, bank, method, path, status, bytes received and sent, and why where it was refused or broke off
     gateway.jsonl.1   what was there before, once the file had grown large
     traffic.json      totals for each bank, since the folder was made; a few seconds behind
+    refused/NAME      at the coordinator: hash of the bundle, until its run has read it
 
 Files 0600. Bytes are those of bodies, as their headers announce them: received from the side that asked, and sent to it.
 """
@@ -16,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from federation.errors import FactsError
-from federation.files import translated
+from federation.files import translated, write_bytes
 from privacy import disk
 
 _LARGE = 64 * 2**20
@@ -73,6 +74,20 @@ class Traffic:
         with translated(self._sums):
             disk.write(self._sums, [json.dumps({bank: asdict(total) for bank, total in self._totals.items()}).encode()])
         self._written = time.monotonic()
+
+
+def note_refused_bundle(folder: Path, bank: str, sha256: str) -> None:
+    write_bytes(folder / "refused" / bank, sha256[:_LONGEST].encode())
+
+
+def take_refused_bundle(folder: Path, bank: str, since: float) -> str | None:
+    """The hash of the one that this bank has refused since then (seconds since 1970), told once."""
+    path = folder / "refused" / bank
+    with translated(path), suppress(FileNotFoundError):
+        at, sha256 = path.stat().st_mtime, path.read_text()
+        path.unlink()
+        return sha256 if at >= since else None
+    return None
 
 
 def trouble(folder: Path, since: datetime) -> str:

@@ -41,18 +41,19 @@ from typing import Self
 import numpy as np
 from safetensors.numpy import load, save
 
-from federation import letters, offer, policy, record
-from federation.aggregate import Layout, State, Vector, advance, contribution, mean
-from federation.budget import RoundBudget, plan_round, price, reserve
+from federation import policy
 from federation.config import BankConfig, TrainingConfig
+from federation.enrolment.home import Home
+from federation.enrolment.roster import Roster
 from federation.errors import AdapterError
 from federation.files import Facts, check_private, translated
-from federation.home import Home
-from federation.letters import Close, Invitation, Next
-from federation.local import Task, Train
-from federation.offer import Declined, rule
 from federation.policy import Spent
-from federation.roster import Roster
+from federation.rounds import letters, offer, record
+from federation.rounds.aggregate import Layout, State, Vector, advance, contribution, mean
+from federation.rounds.budget import RoundBudget, plan_round, price, reserve
+from federation.rounds.letters import Close, Invitation, Next
+from federation.rounds.local import Task, Train
+from federation.rounds.offer import Declined, rule
 from privacy import disk
 from privacy.errors import (
     Aborted,

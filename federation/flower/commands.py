@@ -17,10 +17,10 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from federation.authority import Authority, chain
+from federation.enrolment.authority import Authority, chain
+from federation.enrolment.keys import pem
 from federation.files import write_bytes
-from federation.keys import pem
-from federation.processes import LOOPBACK, Command
+from federation.flower.processes import LOOPBACK, Command
 
 HOME = "CONSORTIUM_COORDINATOR"
 """The environment variable that names the coordinator's folder to a ServerApp"""
@@ -72,7 +72,7 @@ def supernode(folder: Path, port: int, gateway: int, authority: Path, key: Path,
 
 def clientapps(folder: Path, port: int) -> Command:
     """What starts ClientApps, by the SuperNode's port."""
-    return Command("clientapps", (sys.executable, "-m", "federation.flower_executor", str(folder), str(port)), _home(folder, "clientapps"))
+    return Command("clientapps", (sys.executable, "-m", "federation.flower.executor", str(folder), str(port)), _home(folder, "clientapps"))
 
 
 def _serving(folder: Path) -> tuple[str, ...]:

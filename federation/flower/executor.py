@@ -1,6 +1,6 @@
-"""What starts a bank's ClientApps, in the place of `flower-superexec`: python -m federation.flower_executor FOLDER PORT
+"""What starts a bank's ClientApps, in the place of `flower-superexec`: python -m federation.flower.executor FOLDER PORT
 
-FOLDER is that of flower_commands.py and PORT the SuperNode's. flower-superexec starts a program for every message, which spends about a
+FOLDER is that of commands.py and PORT the SuperNode's. flower-superexec starts a program for every message, which spends about a
 second of a processor on importing Flower; this one has imported it, and forks. Both speak the same protocol with the SuperNode
 (AcquireTask, signed with the secret), and what runs then is Flower's own `run_clientapp`.
 """
@@ -20,9 +20,9 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor, SuperExec
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import run_clientapp
 
-import federation.flower_client  # noqa: F401  once, for all that are forked
+import federation.flower.client  # noqa: F401  once, for all that are forked
 from federation import bundle
-from federation.processes import LOOPBACK
+from federation.flower.processes import LOOPBACK
 
 _POLL_SECONDS = 0.1
 

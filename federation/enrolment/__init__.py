@@ -1,0 +1,1 @@
+"""A federation of banks begins here: keys and certificates, requests, and the roster that all sign."""

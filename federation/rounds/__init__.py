@@ -1,0 +1,1 @@
+"""Rounds: what the coordinator and a bank say to each other, decide, keep and train."""
