@@ -109,6 +109,9 @@ class LocalConfig(Part):
     batch: int = Field(ge=1)
     """Units a step, in expectation; of a bank that has fewer, all. Without privacy: examples"""
     learning_rate: float = Field(gt=0)
+    """Of the first round"""
+    schedule: Literal["constant", "linear"] = "linear"
+    """Of the learning rate, round by round; linear falls by as much after each, to learning_rate / rounds in the last"""
     clip_norm: float = Field(gt=0)
     """Most that a unit's gradient may measure (L2, over all trained parameters); without privacy, a step's"""
     max_length: int = Field(ge=2)
@@ -177,6 +180,11 @@ class TrainingConfig(Part):
     def metric_names(self) -> tuple[str, ...]:
         """Of the numbers that come with a bank's update: "accuracy" is a sum over held-out units and "count" their number."""
         return tuple(name for metric in self.metrics for name in _IN_VECTOR[metric])
+
+    def learning_rate(self, round: int) -> float:
+        """Of a round's steps."""
+        passed = (round - 1) / self.rounds if self.local.schedule == "linear" else 0.0
+        return self.local.learning_rate * (1 - passed)
 
     @property
     def hash(self) -> bytes:

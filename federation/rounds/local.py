@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cluster.job import JobSpec, write_job
 from federation.config import BankConfig, TrainingConfig
@@ -28,9 +28,6 @@ from trainers.errors import ConfigError, RunBusyError
 from trainers.lease import check_free
 from trainers.orders import READY, STOP, Evaluation, Failed, Order, PrivateSteps, unpack_answer
 from trainers.spool import Spool
-
-if TYPE_CHECKING:
-    from trainers.model import Loaded
 
 HELD_OUT = 0.1
 """Share of the units that a noised evaluation is on, where the bank's data block says nothing"""
@@ -172,7 +169,7 @@ def order_of(task: Task, bank: BankConfig) -> Order:
             raise ConfigError("private training without a reservation", "reserve the round's budget first")
         private = PrivateSteps(task.budget.plan, task.budget.training)
     evaluation = None if training.evaluation == "off" else _evaluation_of(task, bank)
-    return Order(task.round, task.attempt, steps, training.local.learning_rate, task.adapter, private, evaluation)
+    return Order(task.round, task.attempt, steps, training.learning_rate(task.round), task.adapter, private, evaluation)
 
 
 def _evaluation_of(task: Task, bank: BankConfig) -> Evaluation:
@@ -194,31 +191,16 @@ def work_of(task: Task, answer: bytes) -> Work:
     return Work(done.adapter or task.adapter, done.metrics, facts)
 
 
-def initial_adapter(training: TrainingConfig, base_model: Path, seed: int) -> Adapter:
-    """What a run begins with: A drawn as PEFT does, B zero, a new head as its model draws it; a function of the seed.
-
-    The base model is loaded for it, in float32 and main memory. Raises ModelError.
-    """
-    loaded, names = _new_model(training, base_model, seed)
-    parameters = dict(loaded.module.named_parameters())
-    return {on_disk: parameters[name].detach().numpy().copy() for name, on_disk in names.items()}
-
-
 def write_start(training: TrainingConfig, base_model: Path, seed: int, folder: Path) -> None:
-    """The same as a new folder in Hugging Face layout, with its tokenizer. Raises ModelError, OSError."""
-    from trainers.model import save_trained
+    """What a run begins with, as a new folder in Hugging Face layout with its tokenizer: A drawn as PEFT does, B zero, a new head as its
+    model draws it; a function of the seed.
 
-    loaded, names = _new_model(training, base_model, seed)
-    tensors = {name: tensor for name, tensor in loaded.module.state_dict().items() if name in names}
-    save_trained(loaded, tensors, folder, labels=training.labels)
-
-
-def _new_model(training: TrainingConfig, base_model: Path, seed: int) -> "tuple[Loaded, dict[str, str]]":
-    """The model with a new adapter, and the names on disk of the parameters that are the adapter's."""
+    The base model is loaded for it, in float32 and main memory. Raises ModelError, OSError.
+    """
     import torch
 
     from trainers.config import ModelConfig
-    from trainers.model import Loaded, add_adapters, load_base, load_tokenizer, names_on_disk
+    from trainers.model import Loaded, add_adapters, load_base, load_tokenizer, names_on_disk, save_trained
     from trainers.worker import quiet
 
     quiet()
@@ -226,7 +208,9 @@ def _new_model(training: TrainingConfig, base_model: Path, seed: int) -> "tuple[
     tokenizer = load_tokenizer(model)
     base = load_base(model, training.task, tokenizer, labels=training.labels, device=torch.device("cpu"), seed=seed)
     module = add_adapters(base, method_of(training), training.task, quantized=False)
-    return Loaded(module, base, tokenizer), names_on_disk(module)
+    names = names_on_disk(module)
+    tensors = {name: tensor for name, tensor in module.state_dict().items() if name in names}
+    save_trained(Loaded(module, base, tokenizer), tensors, folder, labels=training.labels)
 
 
 class _Job:

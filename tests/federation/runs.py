@@ -6,11 +6,14 @@ from typing import Any
 
 import numpy as np
 import yaml
+from safetensors.numpy import load_file
 
+from federation.config import TrainingConfig
 from federation.enrolment.registry import Registry
 from federation.files import write_bytes
 from federation.rounds.aggregate import State
 from federation.rounds.journal import Journal
+from federation.rounds.local import write_start
 from federation.rounds.record import Decision, note
 from privacy.ledger import Ledger
 from privacy.plan import PrivacyPlan
@@ -21,6 +24,12 @@ BEGAN = 1_790_000_000.0
 """Time of the first event"""
 SENT = ("Keys", "Shares", "Masked", "View", "Reveal", "Receipt")
 EXCHANGES = ("keys", "shares", "update", "view", "reveal", "receipt")
+
+
+def start_of(training: TrainingConfig, base_model: Path, seed: int, folder: Path) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
+    """The adapter that a run begins with, as it is written to that folder."""
+    write_start(training, base_model, seed, folder)
+    return load_file(folder / "adapter_model.safetensors")
 
 
 def make_run(home: Path, rounds: int, run: str = "spring", **changes: Any) -> Path:

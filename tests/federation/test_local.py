@@ -20,11 +20,12 @@ from federation.config import BankConfig, TrainingConfig
 from federation.errors import FolderError, TrainingFailed
 from federation.rounds.aggregate import Layout
 from federation.rounds.budget import RoundBudget, reserve
-from federation.rounds.local import LocalTrainer, Task, initial_adapter, job_of, order_of, write_start
+from federation.rounds.local import LocalTrainer, Task, job_of, order_of, write_start
 from federation.rounds.personal import personalise
 from privacy.ledger import Ledger
 from privacy.plan import PrivacyPlan
 from tests import helpers
+from tests.federation.runs import start_of
 from tests.helpers import REPOSITORY
 from tests.trainers.jobs import make_job, write_labelled_rows, write_rows
 from trainers import worker
@@ -100,7 +101,7 @@ def test_a_killed_job_is_started_again_and_a_killed_bank_finds_its_job(bert_dir:
     bank = _bank(tmp_path, bert_dir, {"train": write_labelled_rows(tmp_path, count=UNITS)})
     _grant(bank)
     training, run_dir = _training(), tmp_path / "runs" / "run"
-    start = initial_adapter(training, bert_dir, seed=1)
+    start = start_of(training, bert_dir, 1, tmp_path / "start")
     first, second, answers = _task(bank, training, start), _task(bank, training, start, round=2), []
     trainer = LocalTrainer(bank, tmp_path / "runs")
     asking = threading.Thread(target=lambda: answers.append(trainer(first)))
@@ -148,12 +149,12 @@ def test_the_first_adapter_is_the_one_that_an_ordinary_run_begins_with(bert_dir:
     worker.train(run_dir, run_id="test")
     expected = load_file(run_dir / "adapter" / "adapter_model.safetensors")
 
-    found = initial_adapter(_training(), bert_dir, seed=3)
+    found = start_of(_training(), bert_dir, 3, tmp_path / "start")
 
     assert found.keys() == expected.keys() and all(np.allclose(found[name], expected[name], atol=1e-12) for name in found)
     assert json.loads((run_dir / "adapter" / "labels.json").read_text()) == LABELS
     assert Layout.of(found, "ffa").length > 0 and any("classifier" in name for name in found)
-    assert any(not np.array_equal(found[name], tensor) for name, tensor in initial_adapter(_training(), bert_dir, seed=4).items())
+    assert any(not np.array_equal(found[name], tensor) for name, tensor in start_of(_training(), bert_dir, 4, tmp_path / "other").items())
 
 
 def test_a_row_of_another_class_is_named_by_its_place(bert_dir: Path, tmp_path: Path) -> None:
@@ -203,6 +204,18 @@ def test_nothing_private_is_ordered_without_a_reservation(tmp_path: Path) -> Non
     assert order_of(Task("run", 4, 1, "evaluate", scaled, {}, None), bank).evaluation == Evaluation(most_units=500)
 
 
+def test_the_learning_rate_falls_round_by_round_unless_it_is_to_be_constant(tmp_path: Path) -> None:
+    bank = _bank(tmp_path, tmp_path, "rows.jsonl")
+
+    def rates(schedule: str) -> list[float]:
+        local = {**_training().local.model_dump(), "learning_rate": 0.08, "schedule": schedule}
+        training = _training(local=local, rounds=4, privacy=None, evaluation="off", metrics=[])
+        return [order_of(Task("run", round, 1, "train", training, {}, None), bank).learning_rate for round in (1, 2, 3, 4)]
+
+    assert rates("linear") == pytest.approx([0.08, 0.06, 0.04, 0.02])
+    assert rates("constant") == [0.08] * 4
+
+
 def test_asking_for_rounds_takes_no_torch() -> None:
     code = "import sys, federation.rounds.local; print({'torch', 'ray', 'flwr', 'transformers', 'datasets'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
@@ -214,7 +227,7 @@ def test_a_bank_with_two_workers_takes_rounds_on_ray(llama_dir: Path, tmp_path: 
     rows = write_rows(tmp_path)
     local = _training().local.model_dump() | {"max_length": 96}
     training = _training(task="sft", labels=[], local=local, privacy=None, evaluation="off", metrics=[])
-    start = initial_adapter(training, llama_dir, seed=1)
+    start = start_of(training, llama_dir, 1, tmp_path / "start")
     works = []
     for workers in (1, 2):
         trainer = LocalTrainer(_bank(tmp_path, llama_dir, rows, cluster={"workers": workers}), tmp_path / f"runs-{workers}")

@@ -9,10 +9,11 @@ import yaml
 from safetensors.numpy import load_file, save
 
 from federation.rounds import bank as bank_side
-from federation.rounds.local import LocalTrainer, initial_adapter
+from federation.rounds.local import LocalTrainer
 from privacy.ledger import Ledger
 from tests.federation.enrolment import BANKS, Federation
 from tests.federation.loopback import RUN, Loopback, World, make_world, planned
+from tests.federation.runs import start_of
 from tests.trainers.jobs import write_labelled_rows
 from trainers.data.prepare import describe_file
 
@@ -52,7 +53,7 @@ def test_three_banks_train_an_adapter_with_jobs_of_their_own(made: Federation, b
         aggregation={"most_units": ROWS},
         local={"steps": 4, "batch": 10, "learning_rate": 0.01, "clip_norm": 1, "max_length": 16},
     )
-    start = initial_adapter(world.training, bert_dir, seed=1)
+    start = start_of(world.training, bert_dir, 1, world.run_folder / "adapter")
     (world.run_folder / "start.safetensors").write_bytes(save(dict(start)))
     trainers = {name: LocalTrainer(world.config(name), world.bank_folder(name) / "runs") for name in BANKS[:3]}
     for name, trainer in trainers.items():
