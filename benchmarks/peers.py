@@ -1,6 +1,7 @@
 """Tokens a second against Hugging Face Trainer and TRL: same model, examples, loss, optimizer and precision, on this machine's CPU.
 
-    python benchmarks/peers.py [--steps 30] [--json OUT] [--loss completion|all] [--data FILE.csv] [--patience 120]
+    python benchmarks/peers.py [--steps 30] [--json OUT] [--loss completion|all] [--quantized] [--workers N]
+                               [--data FILE.csv] [--patience 120]
 
 The model is a Llama (6 layers, 256 wide, random weights, a tokenizer of 4096 trained on the spot) with LoRA of rank 16 on every linear
 layer, in float32; the data BANKING77 (../shared/data/banking77, or --data) as user and assistant turns, else our synthetic tickets. All
@@ -15,6 +16,8 @@ CPU (trainers/cpu.py), the fastest peer takes part once more with the same switc
 after round, each in processes of its own, which wait, blocked, while it is not their turn. Time is taken outside of them, here: from the
 word to go until the last process has finished its last step. Tokens are counted at the door of the model, padding not. A turn during which
 other programs had more than a tenth of the processors is done again, as long as --patience (seconds) lasts.
+
+With --quantized the base model is nf4 with double quantisation (QLoRA) for everyone; with --workers 1 or 2 nobody may choose how many.
 
 Only with sampling `random` does a peer draw its batches as we do; with `group_by_length` a batch is of examples of like length.
 """
@@ -72,6 +75,7 @@ class SetUp:
     accumulation: int = 1
     precision: str = "highest"
     """torch.set_float32_matmul_precision"""
+    quantized: bool = False
     blockwise: bool = True
     """Whether attention may be computed in blocks (torch.backends.cuda.enable_flash_sdp, the CPU's switch too)"""
 
@@ -112,15 +116,16 @@ class Turn:
         return self.counts.tokens / self.seconds
 
 
-def _strategies(name: str) -> list[SetUp]:
+def _strategies(name: str, workers: int, quantized: bool) -> list[SetUp]:
+    common = SetUp(name, workers, 2 // workers, quantized=quantized)
     match name:
         case "ours":
-            return [SetUp(name, 2, 1)]
+            return [common]
         case "TRL packed":
-            return [SetUp(name, 2, 1, accumulation=n) for n in (2, 4, 8)]
+            return [replace(common, accumulation=workers * n // 2) for n in (2, 4, 8)]
         case _:
             tried = [("random", 1), ("group_by_length", 1), ("batch_rebalance", 2), ("batch_rebalance", 4)]
-            return [SetUp(name, 2, 1, *strategy) for strategy in tried]
+            return [replace(common, sampling=sampling, accumulation=accumulation) for sampling, accumulation in tried]
 
 
 def _on_one_process(set_up: SetUp) -> list[SetUp]:
@@ -205,7 +210,7 @@ def _our_run(set_up: SetUp, folder: Path, loss: str) -> Path:
     config = {
         "name": f"ours-{set_up.workers}",
         "task": "sft" if loss == "completion" else "pretrain",
-        "model": str(folder / "model"),
+        "model": {"path": str(folder / "model"), "quantization": "nf4" if set_up.quantized else "none"},
         "method": {"lora": {"rank": RANK, "alpha": ALPHA}},
         "data": {"train": str(folder / f"{loss}.jsonl"), "validation_fraction": 0},
         "train": {"max_steps": 100_000, "global_batch_size": EXAMPLES_A_STEP, "learning_rate": LEARNING_RATE, **STEADY},
@@ -224,13 +229,17 @@ def _run_peer(set_up: SetUp, folder: Path, gate: Gate) -> None:
     import datasets
     import torch
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
     torch.manual_seed(0)
     examples = datasets.load_from_disk(str(folder / "examples"))
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     lora = LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
-    base = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
+    options: dict[str, Any] = {"dtype": torch.float32}
+    if set_up.quantized:
+        nf4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+        options |= {"quantization_config": BitsAndBytesConfig(**nf4, bnb_4bit_compute_dtype=torch.float32), "device_map": {"": "cpu"}}
+    base = AutoModelForCausalLM.from_pretrained(folder / "model", **options)
     trainer = _make_trainer(set_up, get_peft_model(base, lora), tokenizer, examples, folder)
     _count(trainer, gate)
     gate.wait()
@@ -422,9 +431,10 @@ class Choice:
         return self.best
 
 
-def _choose(name: str, choice: Choice) -> Contender:
-    best = choice.attempt(_strategies(name))
-    best = choice.attempt(_on_one_process(best.set_up))
+def _choose(name: str, choice: Choice, workers: int | None, quantized: bool) -> Contender:
+    best = choice.attempt(_strategies(name, workers or 2, quantized))
+    if workers is None:
+        best = choice.attempt(_on_one_process(best.set_up))
     from trainers.cpu import onednn_is_exact
 
     if name == "ours" or not onednn_is_exact():
@@ -580,6 +590,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=30, help="timed steps of each contender (default 30)")
     parser.add_argument("--json", type=Path, help="write all results to this file")
     parser.add_argument("--loss", choices=["completion", "all"], default="completion", help="over the answers' tokens, or over all")
+    parser.add_argument("--quantized", action="store_true", help="QLoRA: the base model in nf4")
+    parser.add_argument("--workers", type=int, choices=[1, 2], help="processes of everyone (default: what is fastest for each)")
     parser.add_argument("--data", type=Path, default=BANKING77, help="a CSV file with columns text and category")
     parser.add_argument("--patience", type=float, default=120, help="seconds to wait altogether for a quiet machine (default 120)")
     return parser.parse_args()
@@ -593,7 +605,7 @@ def main() -> int:
         data = _make_inputs(folder, arguments.data, arguments.loss)
         print(data, file=sys.stderr)
         choices = {name: Choice(folder, arguments.loss, patience) for name in NAMES}
-        contenders = [_choose(name, choice) for name, choice in choices.items()]
+        contenders = [_choose(name, choice, arguments.workers, arguments.quantized) for name, choice in choices.items()]
         contenders += _with_our_switches(choices, Choice(folder, arguments.loss, patience))
         rounds = _rounds(contenders, arguments.steps)
         for contender in contenders:
@@ -601,7 +613,14 @@ def main() -> int:
     summaries = [_summary(contender) for contender in contenders]
     _print(contenders, summaries, rounds)
     if arguments.json:
-        results = {"data": data, "loss": arguments.loss, "results": summaries, "rounds": rounds}
+        results = {
+            "data": data,
+            "loss": arguments.loss,
+            "quantized": arguments.quantized,
+            "workers": arguments.workers,
+            "results": summaries,
+            "rounds": rounds,
+        }
         results["trials"] = [trial for choice in choices.values() for trial in choice.trials]
         arguments.json.write_text(json.dumps({**facts(PACKAGES), **results}, indent=1))
     return 0
