@@ -138,6 +138,36 @@ def federated_utility(stored: Stored) -> Found:
 _METHODS = ("ffa", "fedsvd", "fedavg")
 
 
+def gpu(stored: Stored) -> Found:
+    """Of gpu.py: medians of steps."""
+    there = {row["case"]: row for row in stored["results"] if "failed" not in row}
+    step = {case: statistics.median(row["step_seconds"]) for case, row in there.items()}
+    speed = {case: row["tokens_per_step"] / step[case] for case, row in there.items()}
+
+    def tokens(what: str, case: str, least: int | None = None) -> Claim:
+        aim = f"at least {least:,}" if least else ""
+        if case not in speed:
+            return Claim(what, aim=aim)
+        return Claim(what, f"{speed[case]:,.0f}", aim, speed[case] >= least if least else None)
+
+    peers = [speed[name] for name in ("Trainer", "TRL") if name in speed]
+    beside = f"{speed['lora'] / max(peers):.2f}" if peers and "lora" in speed else NOT_MEASURED
+    private = [step["private"] / step["lora"]] if {"private", "lora"} <= step.keys() else []
+    errors = [100 * (row["predicted_bytes"] / row["peak_memory_bytes"] - 1) for row in there.values() if row.get("predicted_bytes")]
+    claims = [
+        tokens("8B, LoRA: tokens/s", "lora", 14_000),
+        Claim("8B, LoRA: tokens/s over the faster of TRL and Trainer", beside),
+        tokens("8B, nf4: tokens/s", "nf4"),
+        tokens("3B, full fine-tuning: tokens/s", "full"),
+        _at_most(1.05, private, "8B, private LoRA: time of a step over the ordinary one"),
+        Claim("peak memory, prediction over truth", f"{min(errors):+.1f} to {max(errors):+.1f} %" if errors else NOT_MEASURED),
+    ]
+    rows = [[case, f"{speed[case]:,.0f}", f"{1000 * step[case]:.0f}", row["rows"], f"{row['peak_memory_bytes'] / GB:.2f}",
+             f"{row['predicted_bytes'] / GB:.2f}" if row.get("predicted_bytes") else ""] for case, row in there.items()]  # fmt: skip
+    rows += [[row["case"], f"failed: {row['failed']}", "", row["rows"], "", ""] for row in stored["results"] if "failed" in row]
+    return Found(claims, table(["", "tokens/s", "ms a step", "rows a step", "peak, GB", "predicted, GB"], rows))
+
+
 def plan_truth(stored: Stored) -> Found:
     claims = []
     for kind, what in (("tensors", "tensors of whole models"), ("process", "DeepSpeed processes on CPUs"), ("gpu", "a GPU's allocator")):
