@@ -194,7 +194,7 @@ def main() -> None:
     logging.disable(logging.INFO)
     home, config = map(Path, sys.argv[1:])
     try:
-        with closing(LocalTrainer(load_bank(config), home / "runs")) as trainer:
+        with closing(LocalTrainer(lambda: load_bank(config), home / "runs")) as trainer:
             answer(home, config, trainer)
     except ConsortiumError as error:
         print(f"error: {error}" + (f"\n  hint: {error.hint}" if error.hint else ""), file=sys.stderr)

@@ -1,7 +1,7 @@
 """Requests and answers between two processes of one machine, or of one file system: files in a folder, whole or not there.
 
     inbox/NAME     a request, until it is answered
-    outbox/NAME    its answer, until it is taken
+    outbox/NAME    its answer, until it is withdrawn
     owner          locked by whoever asks, for as long as its process lives
 
 Files 0600 in folders 0700. Both sides may be killed and go on: a request that was not answered is still there, and who asks again under
@@ -47,7 +47,7 @@ class Spool:
         return True
 
     def ask(self, name: str, request: bytes, *, waiting: Callable[[], bool] = lambda: True) -> bytes | None:
-        """The answer, which is gone from the folder then; None when `waiting` has become false before there was one."""
+        """The answer, which stays there until it is withdrawn; None when `waiting` has become false before there was one."""
         answer = self._outbox / name
         if not answer.exists():
             disk.write(self._inbox / name, [request])
@@ -55,9 +55,7 @@ class Spool:
             if not waiting():
                 return None
             time.sleep(_LOOK_SECONDS)
-        content = answer.read_bytes()
-        answer.unlink()
-        return content
+        return answer.read_bytes()
 
     def next(self, *, waiting: Callable[[], bool] = lambda: True) -> tuple[str, bytes] | None:
         """The name and content of a request to be answered, by name the first of those there; None when `waiting` has become false."""
@@ -72,6 +70,12 @@ class Spool:
         """On disk when this returns, and the request gone."""
         disk.write(self._outbox / name, [content])
         (self._inbox / name).unlink(missing_ok=True)
+
+    def keep_only(self, name: str) -> None:
+        """Withdraw all other answers."""
+        for path in self._outbox.iterdir():
+            if path.name != name:
+                path.unlink(missing_ok=True)
 
     def withdraw(self, name: str) -> None:
         """Take a request back, and its answer if there is one."""

@@ -147,7 +147,7 @@ def load(path: Path) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(data)
     except ValueError as error:
-        raise CertificateError(f"{path}: not certificates in PEM") from error
+        raise CertificateError(f"{path}: not certificates in PEM", "as `approve` and `renew` write them") from error
 
 
 def chain(*certificates: x509.Certificate) -> bytes:

@@ -132,7 +132,7 @@ class Registry:
         """The next version: all who are approved but for those who are to leave. Nobody has signed it yet."""
         approved, old, earlier = self.approved, self.in_force, self.rosters
         if strangers := [name for name in without if name not in approved]:
-            raise FactsError(f"{strangers[0]} is not among those approved: {', '.join(approved)}")
+            raise FactsError(f"{strangers[0]} is not among those approved: {', '.join(approved)}", "is it spelt as its request has it?")
         roster = Roster(
             federation=self.config.name,
             version=earlier[-1].roster.version + 1 if earlier else 1,
@@ -152,7 +152,10 @@ class Registry:
         for copy in copies:
             come = read(SignedRoster, copy)
             if not (path := self._path(come.roster.version)).exists():
-                raise FolderError(f"{copy}: version {come.roster.version} of the roster was not proposed from {self._folder}")
+                raise FolderError(
+                    f"{copy}: version {come.roster.version} of the roster was not proposed from {self._folder}",
+                    "is --home the coordinator's folder?",
+                )
             ours = read(SignedRoster, path)
             if ours.roster != come.roster:
                 raise Fork(

@@ -36,7 +36,9 @@ def carry(message: Message, context: Context) -> Message:
         return is_held(folder)
 
     try:
-        answer = Spool(folder).ask(hashlib.sha256(request).hexdigest(), request, waiting=waiting) if waiting() else None
+        spool, name = Spool(folder), hashlib.sha256(request).hexdigest()
+        if (answer := spool.ask(name, request, waiting=waiting) if waiting() else None) is not None:
+            spool.withdraw(name)
     except OSError as error:
         return _failed(message, f"this bank cannot keep messages: {error.strerror}")
     if answer is None:

@@ -37,7 +37,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import httpx
@@ -121,7 +121,8 @@ class _Share:
 class _Gateway:
     """What both sides have in common, as an ASGI application.
 
-    `admit` says which bank a request is from, `approve` looks at an answer in which there is a bundle; either refuses by raising.
+    `admit` says which bank a request is from, `approve` looks at an answer in which there is a bundle; either refuses by raising. `told`
+    is told which bank has refused which bundle.
     """
 
     def __init__(
@@ -129,10 +130,12 @@ class _Gateway:
         onwards: httpx.AsyncClient,
         admit: Callable[[Request], str],
         approve: Callable[[bytes], None],
+        told: Callable[[str, str], None],
         limits: Limits,
         traffic: Traffic,
     ) -> None:
-        self.onwards, self._admit, self._approve, self._limits, self.traffic = onwards, admit, approve, limits, traffic
+        self.onwards, self._admit, self._approve, self._told = onwards, admit, approve, told
+        self._limits, self.traffic = limits, traffic
         self._shares: dict[str, _Share] = {}
         self._pulling: dict[str, Request] = {}
         """The last request for messages, by bank"""
@@ -147,6 +150,8 @@ class _Gateway:
                 bank = self._admit(request)
                 with self._shares.setdefault(bank, _Share(self._limits)).turn():
                     path, received = _checked(request, self._limits.body)
+                    if refused := request.headers.get(_REFUSED_BUNDLE):
+                        await asyncio.to_thread(self._told, bank, refused)
                     if path == _PULL and received <= LONGEST_HEAD:
                         response = await self._pull(bank, request)
                         await response(scope, receive, send)
@@ -277,10 +282,13 @@ def serve_coordinator(
     registry, traffic = Registry(folder), Traffic(folder)
     _, authority = _pair(folder / "server.pem")
     if (roster := registry.in_force) and roster.authority != key_hash(authority.public_key()):
-        raise CertificateError(f"{folder / 'server.pem'}: not from the authority in version {roster.version} of the roster")
+        raise CertificateError(
+            f"{folder / 'server.pem'}: not from the authority in version {roster.version} of the roster",
+            "consortium federation renew makes another",
+        )
     tls = server_tls(folder / "server.pem", folder / "server.key", traffic.note_handshake, authority)
     onwards = client(superlink, load(superlink_ca)[0])
-    gateway = _Gateway(onwards, lambda request: _member(folder, request), lambda content: None, limits, traffic)
+    gateway = _Gateway(onwards, partial(_member, folder), lambda content: None, partial(note_refused_bundle, folder), limits, traffic)
     _serve(gateway, tls, host, port, ready)
 
 
@@ -295,8 +303,6 @@ def _member(folder: Path, request: Request) -> str:
     if request.headers.getlist(_NODE_KEY) != [node]:
         raise _Refused(403, f"{name}: not the node key that it has in the roster")
     _check_clock(name, request.headers.get(_TIME, ""), _now())
-    if refused := request.headers.get(_REFUSED_BUNDLE):
-        note_refused_bundle(folder, name, refused)
     return name
 
 
@@ -359,7 +365,7 @@ def serve_bank(
 
     traffic = Traffic(home)
     tls = server_tls(*_certify_loopback(home / "loopback", _now()), traffic.note_handshake)
-    gateway = _Gateway(client(coordinator, authority, chained, key), admit, approve, limits, traffic)
+    gateway = _Gateway(client(coordinator, authority, chained, key), admit, approve, lambda *_: None, limits, traffic)
     _serve(gateway, tls, "127.0.0.1", port, ready)
 
 

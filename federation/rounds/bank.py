@@ -19,9 +19,10 @@ It has no memory but its folder, and may be killed at any moment: asked the same
     starts/RUN/R.A    what round R starts from, by the sum of attempt A at the round before
     errors.log        what went wrong, whole
 
-Training that a crash cut off is done again as far as the reservation goes, which is charged anew; a masked vector that is in the vault is
-never made again. Where the bank has seen the sum it knows the next adapter, and refuses another (rule "result"); a bank that sat the
-round out cannot tell, and says so in its record. Without secure aggregation nobody but the coordinator can.
+Of training that a crash cut off, the steps are done that are reserved and not charged; a finished update is kept by the training job until
+the next, and a masked vector that is in the vault is never made again. Where the bank has seen the sum it knows the next adapter, and
+refuses another (rule "result"); a bank that sat the round out cannot tell, and says so in its record. Without secure aggregation nobody but
+the coordinator can.
 """
 
 import hashlib
@@ -31,7 +32,7 @@ import os
 import random
 import traceback
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -45,7 +46,7 @@ from federation import policy
 from federation.config import BankConfig, TrainingConfig
 from federation.enrolment.home import Home
 from federation.enrolment.roster import Roster
-from federation.errors import AdapterError
+from federation.errors import AdapterError, FactsError
 from federation.files import Facts, check_private, translated
 from federation.policy import Spent
 from federation.rounds import letters, offer, record
@@ -69,7 +70,7 @@ from privacy.errors import (
 from privacy.ledger import Ledger
 from privacy.secagg.client import Client
 from privacy.secagg.codec import Buffer, decode, encode
-from privacy.secagg.messages import Inbox, Message, Sum
+from privacy.secagg.messages import Header, Inbox, Message, Sum
 from privacy.secagg.vault import Vault
 
 
@@ -126,7 +127,11 @@ class Bank:
                 (folder / name).mkdir(mode=0o700, exist_ok=True)
         self._name = read_config().bank
         self._vault = Vault(folder / "vault", self._name)
-        self._attempt = self._read_live()
+        self._attempt: _Attempt | None = None
+        try:
+            self._attempt = self._read_live()
+        except FactsError as error:  # the software has changed: nothing more can be answered in it
+            self._drop(error)
         if self._attempt is None:
             self._release()
 
@@ -182,6 +187,7 @@ class Bank:
         if training.base_model.sha256 != self._base_model:
             raise Declined("base_model", training.base_model.sha256, self._base_model)
         adapter = load(bytes(body))
+        self._check_before(invitation)
         layout, start = Layout.of(adapter, training.aggregation.method), self._start(invitation)
         offer.check_adapter(invitation, layout, adapter, load(bytes(start.adapter)) if start else None)
         if training.secure_aggregation:
@@ -216,9 +222,11 @@ class Bank:
             sent = stored.sent
         else:
             if isinstance(message, Inbox) and client.exchange == Inbox.exchange:
+                with _protocol(message):
+                    client.check(message)  # or another bank's bad box would cost this one a round
                 update, facts = self._work()
                 client = self._client = self._open_client(update)
-            with rule("protocol", type(message).__name__, ProtocolError, Misbehaviour, Inconsistent, Refused, Aborted):
+            with _protocol(message):
                 sent = next(iter(client.on(message)), None)
         invitation = self._current.invitation.digest
         if sent is None:
@@ -270,16 +278,28 @@ class Bank:
             self._give_up()
         return letters.seal(letters.Done(invitation=letter.invitation))
 
+    def _drop(self, error: FactsError) -> None:
+        """Give up an attempt that cannot be read any more; what was sent in it stays masked."""
+        if steps := self._vault.steps():
+            header = steps[0].received
+            assert isinstance(header, Header)
+            self._vault.end(header.session)
+        self._forget_live()
+        self._note(None, {"letter": "invitation", "given up": error.message})
+
     def _give_up(self) -> None:
         """Nothing more is answered in the attempt going on, if there is one, and its reservation is closed. Done again after a crash."""
         if self._attempt and self._attempt.invitation.training.secure_aggregation:
             self._follow()
             self._client.end()
         self._release()
-        for name in ("vector", "live"):
-            (self._folder / "attempt" / name).unlink(missing_ok=True)
+        self._forget_live()
         self._attempt = None
         self.__dict__.pop("_client", None)
+
+    def _forget_live(self) -> None:
+        for name in ("vector", "live"):
+            (self._folder / "attempt" / name).unlink(missing_ok=True)
 
     def _follow(self) -> None:
         """Keep what the sum, if the bank has been sent one, makes of the adapter."""
@@ -289,7 +309,7 @@ class Bank:
             return
         try:
             delta = mean(layout, client.total(), training.encoding.clip).delta
-        except AdapterError:  # a sum that says nothing
+        except (AdapterError, PlanError):  # a sum that says nothing, or that a larger roster's encoding cannot read any more
             return
         state = advance(layout, State(attempt.adapter, velocity), delta, training.aggregation.momentum)
         folder = self._folder / "starts" / invitation.run
@@ -299,6 +319,14 @@ class Bank:
         for path in folder.iterdir():
             if int(path.name.split(".")[0]) < invitation.round:
                 path.unlink()
+
+    def _check_before(self, invitation: Invitation) -> None:
+        """Declined where this bank was told that another attempt at the round before was the one that counts."""
+        before = (invitation.run, invitation.round - 1)
+        noted = [each for each in record.decisions(self._record) if (each.run, each.round) == before]
+        closed = [each.attempt for each in noted if each.asked.get("letter") == "close" and each.asked.get("model")]
+        if closed and invitation.before not in closed:
+            raise Declined("result", f"what attempt {invitation.before} left", f"attempt {closed[-1]}'s, as this bank was told")
 
     def _start(self, invitation: Invitation) -> _Start | None:
         path = self._folder / "starts" / invitation.run / f"{invitation.round}.{invitation.before}"
@@ -384,6 +412,10 @@ class Bank:
         path = self._folder / "errors.log"
         with open(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600), "a") as file:
             file.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {traceback.format_exc()}\n")
+
+
+def _protocol(message: Message) -> AbstractContextManager[None]:
+    return rule("protocol", type(message).__name__, ProtocolError, Misbehaviour, Inconsistent, Refused, Aborted)
 
 
 def _same(one: record.Decision, other: record.Decision) -> bool:

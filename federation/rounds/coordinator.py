@@ -92,8 +92,9 @@ def run(home: Path, run: str, transport: Transport, clock: Clock = time.monotoni
     if (training := registry.config.training) is None:
         raise FactsError(f"{home / 'federation.yaml'} has no training block", "say what is to be trained")
     folder = home / "runs" / run
-    with translated(folder), _open_journal(folder, run, training) as journal, Status(folder, journal, training) as status:
-        coordinator = _Coordinator(registry, training, journal, status, transport, clock)
+    ours = bundle.sha256(bundle.build())
+    with translated(folder), _open_journal(folder, run, training) as journal, Status(folder, journal, training, ours) as status:
+        coordinator = _Coordinator(registry, training, ours, journal, status, transport, clock)
         try:
             coordinator.run()
             _write_result(registry.config.name, training, journal, status)
@@ -115,17 +116,26 @@ def _open_journal(folder: Path, run: str, training: TrainingConfig) -> Journal:
     journal = Journal(folder)
     if journal.config != training.hash.hex():
         journal.close()
-        raise JournalError(f"{folder}: begun with another training block than federation.yaml has now", "start another run, or put it back")
+        raise JournalError(
+            f"{folder}: begun with another training block than federation.yaml has now",
+            "put it back, or start another run; after an update of the software, end it with the version that began it",
+        )
     return journal
 
 
 class _Coordinator:
     def __init__(
-        self, registry: Registry, training: TrainingConfig, journal: Journal, status: Status, transport: Transport, clock: Clock
+        self,
+        registry: Registry,
+        training: TrainingConfig,
+        bundle: str,
+        journal: Journal,
+        status: Status,
+        transport: Transport,
+        clock: Clock,
     ) -> None:
-        self._registry, self._training, self._journal, self._status = registry, training, journal, status
+        self._registry, self._training, self._bundle, self._journal, self._status = registry, training, bundle, journal, status
         self._transport, self._clock = transport, clock
-        self._bundle = bundle.sha256(bundle.build())
         self._gathered = clock() + _GATHER_SECONDS
         self._out: dict[str, str] = {}
         """Banks that sit the round out, and why"""

@@ -71,27 +71,38 @@ Train = Callable[[Task], Work]
 class LocalTrainer:
     """A Train: the job of the run that was last worked for is kept alive until `close`."""
 
-    def __init__(self, bank: BankConfig, runs: Path) -> None:
-        """Run directories are made in `runs`, by the names of runs."""
-        self._bank, self._runs = bank, runs
+    def __init__(self, read_config: Callable[[], BankConfig], runs: Path) -> None:
+        """`read_config` is asked at every task, so that data and unit count as they are written then. Run directories are made in `runs`,
+        by the names of runs."""
+        self._read_config, self._runs = read_config, runs
+        self._base_model = read_config().base_model
         self._job: _Job | None = None
 
     def start(self, run: str, training: TrainingConfig) -> None:
         """Have the job of a run loaded; it may take minutes. That of another run is ended. Raises ConfigError, TrainingFailed."""
-        spec = job_of(run, training, self._bank, self._runs)
+        spec = job_of(run, training, self._config(), self._runs)
         if self._job is not None and self._job.spec != spec:
             self.close()
         if self._job is None:
             self._job = _Job(spec)
-            self._job.ask(READY, b"")
+            self._job.take(READY)
 
     def __call__(self, task: Task) -> Work:
         """Raises ConfigError, TrainingFailed."""
         self.start(task.run, task.training)
         assert self._job is not None
-        content = order_of(task, self._bank).pack()
+        content = order_of(task, self._config()).pack()
         name = f"{task.round:06d}-{task.attempt:04d}-{task.kind}-{hashlib.sha256(content).hexdigest()[:16]}"
         return work_of(task, self._job.ask(name, content))
+
+    def _config(self) -> BankConfig:
+        """ConfigError where the base model is not the one whose hash is known."""
+        config = self._read_config()
+        if config.base_model != self._base_model:
+            raise ConfigError(
+                "bank.yaml names another base model than when this bank's process began", "start it again: it then takes the model's hash"
+            )
+        return config
 
     def close(self) -> None:
         """End the job. A round that it was in begins anew where it is asked for again."""
@@ -224,14 +235,22 @@ class _Job:
         if self._alive() and _read(spec.run_dir / "job.json") != _text(spec):
             self.stop()  # it has outlived a bank's process that had another bank.yaml
 
+    def take(self, name: str) -> bytes:
+        """The answer to a request that says nothing, as `ask`."""
+        answer = self.ask(name, b"")
+        self._spool.withdraw(name)
+        return answer
+
     def ask(self, name: str, content: bytes) -> bytes:
-        """Raises TrainingFailed where the job has died, and died again."""
+        """The answer, which is kept until another is there: who was killed with it in hand may ask again. Raises TrainingFailed where the
+        job has died, and died again."""
         if self._claim.closed:
             self._claim = self._spool.claim()
         for _ in range(2):
             if not self._alive():
                 self._start()
             if (answer := self._spool.ask(name, content, waiting=self._alive)) is not None:
+                self._spool.keep_only(name)
                 return answer
             if self._process is not None and self._process.returncode in _FINAL:
                 break

@@ -41,7 +41,7 @@ def personalise(training: TrainingConfig, bank: BankConfig, adapter: Path, outpu
         budget = plan_round(terms, bank, "train")
         with Ledger.open(bank.ledger) as ledger:
             budget = reserve(budget, ledger, bank.population, name)
-    trainer = LocalTrainer(bank, runs)
+    trainer = LocalTrainer(lambda: bank, runs)
     try:
         work = trainer(Task(name, 1, 1, "train", terms, start, budget))
     finally:

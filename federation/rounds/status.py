@@ -1,6 +1,6 @@
 """What happens in a run, told while it happens: a line in events.jsonl for each event, and status.json, whole at every change.
 
-    run_started {run, rounds, round}                             finished {}   stopped {}   failed {message}
+    run_started {run, rounds, round, bundle}                     finished {}   stopped {}   failed {message}
     attempt {round, attempt, kind, banks}                        failed_attempt {message}
     exchange {number, name, answered, of, seconds, bytes_in, bytes_out}
     refusal {bank, rule, asked, allowed}                         failure {bank, message}
@@ -25,7 +25,7 @@ from trainers.events import EventLog
 class Status:
     """To be used in a `with`. Methods may raise OSError."""
 
-    def __init__(self, folder: Path, journal: Journal, training: TrainingConfig) -> None:
+    def __init__(self, folder: Path, journal: Journal, training: TrainingConfig, bundle: str) -> None:
         self._events, self._path = EventLog(folder / "events.jsonl"), folder / "status.json"
         self._lines = folder / "events.jsonl"
         before = json.loads(self._path.read_bytes()) if self._path.exists() else {}
@@ -46,7 +46,7 @@ class Status:
             "started": before.get("started", time.time()),
         }
         self._bytes = (0, 0)
-        self._events.emit("run_started", run=journal.run, rounds=training.rounds, round=journal.round)
+        self._events.emit("run_started", run=journal.run, rounds=training.rounds, round=journal.round, bundle=bundle)
 
     def __enter__(self) -> Self:
         return self

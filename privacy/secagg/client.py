@@ -27,6 +27,8 @@ A bank that was killed goes on where its vault says; its first answer to each ex
 """
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import numpy as np
@@ -97,9 +99,17 @@ class Client:
 
     def on(self, message: Message) -> list[Message]:
         """The bank's answer, on disk when this returns. A message that is refused raises and changes nothing."""
-        step = self._vault.store(self.exchange, self._step(message))
+        with self._placed(message):
+            step = Step(message, self._answer(message))
+        step = self._vault.store(self.exchange, step)
         self._steps = [*(Step(before.received, None) for before in self._steps), step]  # the masked vector leaves memory with the next
         return self.resend()
+
+    def check(self, inbox: Inbox) -> None:
+        """Raise what `on` would of these boxes, before an update is made for them. Nothing changes."""
+        with self._placed(inbox):
+            self._check_turn(inbox)
+            self._check_inbox(inbox)
 
     def resend(self) -> list[Message]:
         """The last answer again, as it is stored."""
@@ -129,21 +139,27 @@ class Client:
         if self.exchange > Masked.exchange:
             self._update = None
 
-    def _step(self, message: Message) -> Step:
+    @contextmanager
+    def _placed(self, message: Message) -> Iterator[None]:
+        """An error says where it was."""
         try:
-            return Step(message, self._answer(message))
+            yield
         except SecAggError as error:
             session = message.session if isinstance(message, Header | InSession) else b""
             place = f"{self.name}, session {session.hex()[:8]}, exchange {self.exchange}"
             raise error.at(place) from error.__cause__
 
-    def _answer(self, message: Message) -> Message | None:
+    def _check_turn(self, message: Message) -> None:
+        """Of the session that is live, and nobody else has answered for this bank."""
         self._vault.check_next(self.exchange)
         if self._steps:
             self._settle()  # where a full disk was in the way the first time
             self._check_header(self._header)
             if isinstance(message, InSession) and message.session != self._header.session:
                 raise ProtocolError(f"the bank is in session {self._header.session.hex()[:8]}", "messages of another session are dropped")
+
+    def _answer(self, message: Message) -> Message | None:
+        self._check_turn(message)
         match self.exchange, message:
             case 0, Header():
                 return self._advertise_keys(message)

@@ -18,7 +18,7 @@ from federation.rounds.letters import Answer, Close, Done, Failure, Invitation, 
 from privacy.ledger import Ledger
 from privacy.plan import Event
 from tests.federation.enrolment import Federation
-from tests.federation.loopback import BUNDLE, START, Loopback, World, make_world, planned
+from tests.federation.loopback import BUNDLE, RUN, START, Loopback, World, exchange_of, make_world, planned
 
 
 @pytest.fixture
@@ -244,6 +244,36 @@ def test_everything_that_leaves_a_bank_is_on_its_record_and_nobody_else_may_read
     assert not [*(folder / "attempt").iterdir()]
     made = [folder / "record.jsonl", *(path for name in ("vault", "attempt", "starts") for path in (folder / name).rglob("*"))]
     assert all(path.stat().st_mode & 0o077 == 0 for path in made)
+
+
+def test_boxes_that_are_not_as_banks_signed_them_are_refused_before_anything_is_trained_or_charged(world: World) -> None:
+    def change(bank: str, content: bytes) -> bytes:
+        return content[:-40] + bytes([content[-40] ^ 1]) + content[-39:] if (bank, exchange_of(content)) == ("alder", 2) else content
+
+    world.ask(rounds=1)
+    Loopback(world, change=change).run()
+    assert "protocol" in {each.rule for each in record.decisions(world.bank_folder("alder") / "record.jsonl")}
+    assert not world.toys["alder"].asked and world.toys["birch"].asked
+    assert world.held("alder") and all(closed and not charged for _, charged, closed in world.held("alder"))
+
+
+def test_a_round_that_follows_another_attempt_than_the_one_that_counted_is_refused(world: World) -> None:
+    path = world.bank_folder("alder") / "record.jsonl"
+    told = {"letter": "close", "banks": "alder, birch, cedar", "model": "d" * 64}
+    record.note(path, record.Decision("alder", RUN, 1, 2, told, "", "", None))
+    assert _check_refused(world, world.invite(round=2, before=7), "result").allowed.startswith("attempt 2's")
+    assert isinstance(_ask(world, world.invite(round=2, before=2)), Answer)
+
+
+def test_an_attempt_that_cannot_be_read_after_an_update_is_given_up_and_its_budget_given_back(world: World) -> None:
+    assert isinstance(_ask(world, world.invite()), Answer)
+    live = world.bank_folder("alder") / "attempt" / "live"
+    live.write_bytes(live.read_bytes().replace(b'"quorum"', b'"least"'))
+    world.restart("alder")
+    world.bank("alder")
+    assert all(closed and not charged for _, charged, closed in world.held("alder")) and not live.exists()
+    assert "given up" in record.decisions(world.bank_folder("alder") / "record.jsonl")[-1].asked
+    assert isinstance(_ask(world, world.invite(attempt=2)), Answer)
 
 
 @pytest.mark.slow

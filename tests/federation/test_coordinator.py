@@ -22,6 +22,7 @@ from privacy.secagg.agreement import Secrets
 from privacy.secagg.messages import Keys, Message, Opened, Reveal, sign
 from tests.federation.enrolment import BANKS, Federation
 from tests.federation.loopback import (
+    BUNDLE,
     INVITE,
     RUN,
     Killed,
@@ -154,7 +155,7 @@ def test_a_coordinator_killed_at_any_exchange_goes_on_at_the_same_round(world: W
     assert _result(world)["rounds"][0]["attempt"] == (1 if aggregated else 2)
     trained = 0 if exchange < UPDATE else 1
     assert [charged for _, charged, _ in world.held("alder") if charged == 3] == [3] * (1 if aggregated else 1 + (trained or exchange == 2))
-    assert len(_events(world, "run_started")) == 2
+    assert [event["bundle"] for event in _events(world, "run_started")] == [BUNDLE] * 2
 
 
 def test_banks_that_are_killed_after_every_answer_answer_the_same_and_train_once(world: World) -> None:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def test_a_killed_job_is_started_again_and_a_killed_bank_finds_its_job(bert_dir:
     training, run_dir = _training(), tmp_path / "runs" / "run"
     start = start_of(training, bert_dir, 1, tmp_path / "start")
     first, second, answers = _task(bank, training, start), _task(bank, training, start, round=2), []
-    trainer = LocalTrainer(bank, tmp_path / "runs")
+    trainer = LocalTrainer(lambda: bank, tmp_path / "runs")
     asking = threading.Thread(target=lambda: answers.append(trainer(first)))
     asking.start()
     _wait_for_step(run_dir, 2)
@@ -115,17 +116,20 @@ def test_a_killed_job_is_started_again_and_a_killed_bank_finds_its_job(bert_dir:
     assert work.metrics == (0.0, 0.0)  # its evaluation was charged, and not answered before the kill
     pid = json.loads((run_dir / "lease.json").read_text())["pid"]
 
-    after = LocalTrainer(bank, tmp_path / "runs")  # as of a bank's process that was killed and started again
+    after = LocalTrainer(lambda: bank, tmp_path / "runs")  # as of a bank's process that was killed and started again
     more = after(second)
     assert json.loads((run_dir / "lease.json").read_text())["pid"] == pid
     assert (more.facts["steps"], _charged(bank)) == (12, [12, 1, 12, 1]) and not {False} & set(more.facts["verdicts"].values())
     assert len(more.metrics) == 2 and all(0 <= number <= 1 for number in more.metrics)
+    again = after(second)  # as of one that was killed with the answer in its hand
+    assert all(np.array_equal(again.adapter[name], more.adapter[name]) for name in start) and _charged(bank) == [12, 1, 12, 1]
     changed = {name for name in start if not np.array_equal(start[name], more.adapter[name])}
     assert changed == {name for name in start if "lora_A" not in name}
     after.close()
     check_free(run_dir)
     trainer.close()
-    assert [path.name for path in (run_dir / "rounds").rglob("*") if path.is_file()] == ["owner"]
+    kept = {path.name.rsplit("-", 1)[0] for path in (run_dir / "rounds").rglob("*") if path.is_file()}
+    assert kept == {"owner", "000002-0001-train"}
     assert stat.S_IMODE((run_dir / "job.log").stat().st_mode) == 0o600
     assert "loss" not in (run_dir / "job.log").read_text().replace("losses are private", "")
 
@@ -133,7 +137,7 @@ def test_a_killed_job_is_started_again_and_a_killed_bank_finds_its_job(bert_dir:
 def test_what_ends_the_job_is_told_with_its_last_words(llama_dir: Path, tmp_path: Path) -> None:
     rows = helpers.write_jsonl(tmp_path / "rows.jsonl", [{"text": f"card {i}", "label": "loan"} for i in range(30)])
     training = _training(privacy=None, evaluation="off", metrics=[])
-    trainer = LocalTrainer(_bank(tmp_path, llama_dir, rows), tmp_path / "runs")
+    trainer = LocalTrainer(partial(_bank, tmp_path, llama_dir, rows), tmp_path / "runs")
     with pytest.raises(TrainingFailed, match=r"^the training job has ended$") as caught:  # no more is for the coordinator
         trainer.start("run", training)
     trainer.close()
@@ -192,6 +196,13 @@ def test_what_an_evaluation_is_on_is_said_in_bank_yaml(tmp_path: Path) -> None:
     assert job_of("run", _training(), own_share, tmp_path).data.validation_fraction == 0.3
 
 
+def test_another_base_model_than_the_one_whose_hash_is_known_is_not_trained(tmp_path: Path) -> None:
+    written = [_bank(tmp_path, tmp_path / name, "rows.jsonl") for name in ("model", "other")]
+    trainer = LocalTrainer(lambda: written.pop(0), tmp_path / "runs")
+    with pytest.raises(ConfigError, match="names another base model"):
+        trainer.start("run", _training())
+
+
 def test_nothing_private_is_ordered_without_a_reservation(tmp_path: Path) -> None:
     bank, plan = _bank(tmp_path, tmp_path, "rows.jsonl"), PrivacyPlan(UNITS, 10, 12, 0, 0.5, 2.0, DELTA)
     for budget in (None, RoundBudget(plan, None, 5.0, None, UNITS), RoundBudget(plan, "id", 5.0, None, UNITS)):
@@ -230,7 +241,7 @@ def test_a_bank_with_two_workers_takes_rounds_on_ray(llama_dir: Path, tmp_path: 
     start = start_of(training, llama_dir, 1, tmp_path / "start")
     works = []
     for workers in (1, 2):
-        trainer = LocalTrainer(_bank(tmp_path, llama_dir, rows, cluster={"workers": workers}), tmp_path / f"runs-{workers}")
+        trainer = LocalTrainer(partial(_bank, tmp_path, llama_dir, rows, cluster={"workers": workers}), tmp_path / f"runs-{workers}")
         works.append(trainer(Task("run", 1, 1, "train", training, start, None)))
         trainer.close()
     one, two = works

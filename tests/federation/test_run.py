@@ -1,6 +1,7 @@
 """A run as it is in earnest, but for the network: banks with training jobs of their own, private rows, and one that is away."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ def test_three_banks_train_an_adapter_with_jobs_of_their_own(made: Federation, b
     )
     start = start_of(world.training, bert_dir, 1, world.run_folder / "adapter")
     (world.run_folder / "start.safetensors").write_bytes(save(dict(start)))
-    trainers = {name: LocalTrainer(world.config(name), world.bank_folder(name) / "runs") for name in BANKS[:3]}
+    trainers = {name: LocalTrainer(partial(world.config, name), world.bank_folder(name) / "runs") for name in BANKS[:3]}
     for name, trainer in trainers.items():
         world.banks[name] = bank_side.Bank(world.bank_folder(name), lambda name=name: world.config(name), "a" * 64, trainer)
     try:

@@ -7,15 +7,27 @@ from pathlib import Path
 from trainers.spool import Spool
 
 
-def test_what_is_asked_is_answered_and_nothing_is_left(tmp_path: Path) -> None:
+def test_what_is_asked_is_answered_again_and_again_until_it_is_withdrawn(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool")
     thread = threading.Thread(target=_answer_once, args=(Spool(tmp_path / "spool"), b"yes: "))
     thread.start()
 
-    answer = Spool(tmp_path / "spool").ask("1", b"is it?")
+    answer = spool.ask("1", b"is it?")
 
     thread.join()
-    assert answer == b"yes: is it?"
+    assert answer == spool.ask("1", b"is it?") == b"yes: is it?"
+    spool.withdraw("1")
     assert _files(tmp_path) == []
+
+
+def test_answers_that_nobody_will_ask_for_again_are_withdrawn_together(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    for name in ("1", "2", "3"):
+        spool.answer(name, b"answer " + name.encode())
+
+    spool.keep_only("2")
+
+    assert spool.ask("2", b"") == b"answer 2" and [path.name for path in _files(tmp_path)] == ["2"]
 
 
 def test_a_request_outlives_who_asked_and_its_answer_is_had_by_asking_again(tmp_path: Path) -> None:
