@@ -29,21 +29,24 @@ def carry(message: Message, context: Context) -> Message:
     theirs, ours = str(context.run_config["code"]), bundle.code()
     if theirs != ours:
         return _failed(message, f"this bank has other code than the coordinator: {ours[:12]}, not {theirs[:12]}; install the same version")
-    folder = Path(str(context.node_config["spool"]))
-    request = unpacked(message.content)
-
-    def waiting() -> bool:
-        return is_held(folder)
-
     try:
-        spool, name = Spool(folder), hashlib.sha256(request).hexdigest()
-        if (answer := spool.ask(name, request, waiting=waiting) if waiting() else None) is not None:
-            spool.withdraw(name)
+        answer = _asked(Path(str(context.node_config["spool"])), unpacked(message.content))
     except OSError as error:
         return _failed(message, f"this bank cannot keep messages: {error.strerror}")
     if answer is None:
         return _failed(message, "this bank's own process does not run")
     return Message(packed(answer), reply_to=message)
+
+
+def _asked(spool: Path, request: bytes) -> bytes | None:
+    """The bank's answer; None where its process does not run."""
+    if not is_held(spool):
+        return None
+    asking, name = Spool(spool), hashlib.sha256(request).hexdigest()
+    answer = asking.ask(name, request, waiting=lambda: is_held(spool))
+    if answer is not None:
+        asking.withdraw(name)
+    return answer
 
 
 def packed(content: bytes) -> RecordDict:
