@@ -136,6 +136,7 @@ def test_a_users_mistake_found_by_the_workers_is_not_tried_again(local_ray: None
     assert len(helpers.events(job.run_dir, "failure")) == 1
 
 
+@pytest.mark.slow
 def test_a_tracker_that_cannot_be_set_up_is_told(local_ray: None, llama_dir: Path, data: DemoData, tmp_path: Path) -> None:
     job = _make_job(tmp_path, llama_dir, data, tracking={"tensorboard": False, "mlflow": "gopher://nowhere"}, cluster={"workers": 1})
     with pytest.raises(TrainersError, match=r"tracking\.mlflow: gopher://nowhere") as caught:
@@ -143,6 +144,7 @@ def test_a_tracker_that_cannot_be_set_up_is_told(local_ray: None, llama_dir: Pat
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.slow
 def test_a_run_whose_output_is_a_url_is_held_and_left_there(
     local_ray: None, llama_dir: Path, data: DemoData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
