@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from federation.config import BankConfig, TrainingConfig
-from federation.rounds.budget import EVALUATION_SHARE, RoundBudget, plan_round, price, release, reserve
+from federation.rounds.budget import EVALUATION_SHARE, Kind, RoundBudget, plan_round, price, release, reserve
 from privacy.accountant import epsilon
 from privacy.errors import BudgetRefused, LedgerError, PlanError
 from privacy.evaluation import event
@@ -45,8 +45,8 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 def _bank(ledger: Ledger, **changes: Any) -> BankConfig:
     policy = {"base_models": [], "bundles": [], "aggregation": [], "adapters": [], "least_members": 1, "least_in_sum": 1,
-              "least_honest_in_sum": 0, "least_threshold": 1, "most_clip": 1, "most_rounds": 9, "most_epsilon_round": None,
-              "most_epsilon": None, "evaluation": "off", "metrics": [], "hours": None}  # fmt: skip
+              "least_honest_in_sum": 0, "least_threshold": 1, "most_clip": 1, "most_rounds": 9, "most_attempts": 9,
+              "most_epsilon_round": None, "most_epsilon": None, "evaluation": "off", "metrics": [], "hours": None}  # fmt: skip
     return BankConfig.model_validate(
         {"bank": "alder", "base_model": "model", "data": "rows.jsonl", "unit": "record", "units": UNITS, "population": "retail",
          "ledger": ledger.path, "policy": policy} | changes
@@ -142,6 +142,16 @@ def test_a_small_bank_takes_part_with_all_its_units(ledger: Ledger) -> None:
     loose = _training(privacy={"epsilon": 8, "epsilon_round": 8, "delta": DELTA}, evaluation="off", metrics=[])
     found = plan_round(loose, _bank(ledger, units=20), "train")
     assert found.plan is not None and found.plan.expected_batch == 20
+
+
+@pytest.mark.parametrize("kind", ["train", "evaluate"])
+def test_a_promise_holds_at_the_delta_of_the_grant(ledger: Ledger, kind: Kind) -> None:
+    """Of a smaller delta it is another, greater one; of a larger delta it is none."""
+    smaller, larger = (_training(privacy={"epsilon": 4, "epsilon_round": 4, "delta": delta}) for delta in (DELTA / 10, 1.001 * DELTA))
+    held = plan_round(smaller, _bank(ledger), kind)
+    assert 0 < epsilon([event.times(4) for event in held.events], DELTA) < 4
+    with pytest.raises(BudgetRefused, match=r"delta 1\.001e-05 is above the 1e-05 at which retail was granted"):
+        plan_round(larger, _bank(ledger), kind)
 
 
 def test_what_cannot_be_promised_is_refused(ledger: Ledger) -> None:
