@@ -77,8 +77,8 @@ policy:                         # drafted from what {federation} asks for: each 
   least_threshold: {threshold}
   most_clip: {clip:g}
   most_rounds: {rounds}               # of a run
-  most_attempts: {attempts}             # at them, repeated ones and the last evaluation included: in each a vector may leave
-  most_epsilon_round: {epsilon_round}         # at a delta up to that of the population's grant
+  most_attempts: {attempts}             # at its rounds, repeated ones and the last evaluation included: in each a vector may leave
+  most_epsilon_round: {epsilon_round}       # at a delta up to that of the population's grant
   most_epsilon: {epsilon}            # of all that was ever charged to the population, as the ledger proves it: more than by PLD
   evaluation: {evaluation}            # this or off. noised: of customers held out | public_data: exact, of rows you vouch are public | off
   metrics: [{metrics}]

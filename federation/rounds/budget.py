@@ -9,8 +9,8 @@ the least with which both together keep to the promise, raised where a ledger wi
 from public numbers and from the grant alone, and is the same in every round; what else was charged to the population is for the ledger to
 refuse, round by round.
 
-These epsilons are at `privacy.delta`, the coordinator's word: the larger it is, the less noise they take. The grant's delta is the officer's.
-What holds at a smaller one holds at the grant's; a larger one is refused.
+These epsilons are at `privacy.delta`, the coordinator's word: the larger it is, the less noise they take. The grant's delta is the
+officer's. What holds at a smaller one holds at the grant's; a larger one is refused.
 """
 
 from collections.abc import Mapping

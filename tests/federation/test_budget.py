@@ -1,15 +1,25 @@
 """What rounds cost: the promise of the whole run, of one round, and the ledger's say in both."""
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from federation.config import BankConfig, TrainingConfig
-from federation.rounds.budget import EVALUATION_SHARE, Kind, RoundBudget, plan_round, price, release, reserve
+from federation.rounds.budget import (
+    EVALUATION_SHARE,
+    Kind,
+    RoundBudget,
+    noise_of_evaluations,
+    plan_round,
+    price,
+    release,
+    reserve,
+)
 from privacy.accountant import epsilon
 from privacy.errors import BudgetRefused, LedgerError, PlanError
 from privacy.evaluation import event
@@ -144,14 +154,15 @@ def test_a_small_bank_takes_part_with_all_its_units(ledger: Ledger) -> None:
     assert found.plan is not None and found.plan.expected_batch == 20
 
 
-@pytest.mark.parametrize("kind", ["train", "evaluate"])
-def test_a_promise_holds_at_the_delta_of_the_grant(ledger: Ledger, kind: Kind) -> None:
-    """Of a smaller delta it is another, greater one; of a larger delta it is none."""
-    smaller, larger = (_training(privacy={"epsilon": 4, "epsilon_round": 4, "delta": delta}) for delta in (DELTA / 10, 1.001 * DELTA))
-    held = plan_round(smaller, _bank(ledger), kind)
-    assert 0 < epsilon([event.times(4) for event in held.events], DELTA) < 4
-    with pytest.raises(BudgetRefused, match=r"delta 1\.001e-05 is above the 1e-05 at which retail was granted"):
-        plan_round(larger, _bank(ledger), kind)
+def test_at_a_delta_above_that_of_the_grant_nothing_is_planned(ledger: Ledger) -> None:
+    """At it an epsilon takes less noise, and at a smaller one more."""
+    smaller, same, larger = (_training(privacy={"epsilon": 4, "epsilon_round": 4, "delta": DELTA * by}) for by in (0.1, 1, 2))
+    bank = _bank(ledger)
+    noises = [plan_round(training, bank, "evaluate").evaluation_noise or 0 for training in (smaller, same)]
+    assert noises[0] > noises[1] > (noise_of_evaluations(larger) or math.inf)
+    for kind in get_args(Kind):
+        with pytest.raises(BudgetRefused, match="delta 2e-05 is above the 1e-05 at which retail was granted"):
+            plan_round(larger, bank, kind)
 
 
 def test_what_cannot_be_promised_is_refused(ledger: Ledger) -> None:
