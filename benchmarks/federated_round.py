@@ -123,7 +123,7 @@ def _write_terms(folder: Path, case: Case, port: int) -> None:
     policy = {
         "base_models": [model], "bundles": [bundle.sha256(bundle.build())], "aggregation": ["ffa"], "adapters": [adapter],
         "least_members": 3, "least_in_sum": 1, "least_honest_in_sum": 0, "least_threshold": 3, "most_clip": 4.0, "most_rounds": ROUNDS,
-        "most_epsilon_round": None, "most_epsilon": None, "evaluation": "off", "metrics": [], "hours": None,
+        "most_attempts": 3 * ROUNDS, "most_epsilon_round": None, "most_epsilon": None, "evaluation": "off", "metrics": [], "hours": None,
     }  # fmt: skip
     federation = {"name": "orchard", "hosts": ["localhost"], "training": training}
     (folder / "coordinator" / "federation.yaml").write_text(yaml.safe_dump(federation))

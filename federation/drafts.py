@@ -76,10 +76,11 @@ policy:                         # drafted from what {federation} asks for: each 
   least_honest_in_sum: {honest}        # of them, those that do not collude
   least_threshold: {threshold}
   most_clip: {clip:g}
-  most_rounds: {rounds}              # attempts count
-  most_epsilon_round: {epsilon_round}
+  most_rounds: {rounds}               # of a run
+  most_attempts: {attempts}             # at its rounds, repeated ones and the last evaluation included: in each a vector may leave
+  most_epsilon_round: {epsilon_round}       # at a delta up to that of the population's grant
   most_epsilon: {epsilon}            # of all that was ever charged to the population, as the ledger proves it: more than by PLD
-  evaluation: {evaluation}            # the most that evaluations may show: noised | public_data | off
+  evaluation: {evaluation}            # this or off. noised: of customers held out | public_data: exact, of rows you vouch are public | off
   metrics: [{metrics}]
   hours: null                   # 20:00-06:00, in the bank's time
 """
@@ -142,7 +143,8 @@ def draft_bank(
         honest=max(0, proposal.in_sum - proposal.colluders),
         threshold=proposal.threshold,
         clip=proposal.clip,
-        rounds=training.rounds * training.attempts + 1,
+        rounds=proposal.rounds,
+        attempts=training.attempts * (training.rounds + bool(training.metrics)),
         epsilon_round=privacy.epsilon_round if privacy else "null",
         epsilon=2 * privacy.epsilon if privacy else "null",
         evaluation=proposal.evaluation,

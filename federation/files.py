@@ -90,9 +90,14 @@ def _make(folder: Path) -> None:
 
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
+    """What goes wrong with a file in here is a FolderError, or a FactsError where it is not text."""
     try:
         yield
     except FolderError:
         raise
     except OSError as error:
         raise FolderError(f"{path}: {error.strerror or error}", "is it the right path, with room, and yours?") from error
+    except UnicodeDecodeError as error:
+        raise FactsError(
+            f"{path}: expected text in UTF-8, got byte 0x{error.object[error.start]:02x} at {error.start}", "save it in UTF-8"
+        ) from error

@@ -23,7 +23,6 @@ Evaluation = Annotated[
     Field(description="noised, public_data or off"),
 ]
 _HOURS = "^([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9]$"
-_BY_EXPOSURE = ("off", "public_data", "noised")
 
 
 class AdapterShape(Part):
@@ -55,12 +54,15 @@ class Policy(Part):
     most_clip: float = Field(gt=0)
     """The greatest L2 norm of an update that leaves"""
     most_rounds: int = Field(ge=1)
+    """Of a run"""
+    most_attempts: int = Field(ge=1)
+    """At a run's rounds that this bank answers: in each of them a vector may leave it"""
     most_epsilon_round: float | None = Field(gt=0)
-    """What a round may cost a customer; null allows any, and training without privacy"""
+    """What a round may cost a customer, at a delta up to the one granted; null allows any, and training without privacy"""
     most_epsilon: float | None = Field(gt=0)
     """What all that was ever charged to the population may come to, this round included; null allows any"""
     evaluation: Evaluation
-    """The most that evaluations may expose: noised results on private rows, results on public data, none"""
+    """The one kind that is allowed beside none: noised, of private rows, or exact, of rows that the officer vouches are public"""
     metrics: list[str]
     hours: Annotated[str, StringConstraints(pattern=_HOURS)] | None = Field(description="two times of day, as in 20:00-06:00, or null")
     """When the bank takes part, in its own time, over midnight where the second time is the earlier; null is always"""
@@ -92,8 +94,8 @@ class Proposal:
 class Spent:
     """How far the bank has gone."""
 
-    rounds: int
-    """Of this run, this one included"""
+    attempts: int
+    """Answered in this run, this one included"""
     epsilon: float
     """The population's, in all and with this round, as its ledger reckons it"""
 
@@ -153,8 +155,8 @@ def _metrics(case: _Case) -> _Verdict:
 
 
 def _evaluation(case: _Case) -> _Verdict:
-    most = _BY_EXPOSURE.index(case.allows.evaluation)
-    return _among(case.asks.evaluation, _BY_EXPOSURE[: most + 1])
+    """Neither noised nor public_data is less than the other: an exact look at rows that are not public would be free."""
+    return _among(case.asks.evaluation, dict.fromkeys((case.allows.evaluation, "off")))
 
 
 def _hours(case: _Case) -> _Verdict:
@@ -175,7 +177,8 @@ _RULES: dict[str, Callable[[_Case], _Verdict]] = {
     "least_honest_in_sum": lambda case: _at_least(case.asks.in_sum - case.asks.colluders, case.allows.least_honest_in_sum),
     "least_threshold": lambda case: _at_least(case.asks.threshold, case.allows.least_threshold),
     "most_clip": lambda case: _at_most(case.asks.clip, case.allows.most_clip),
-    "most_rounds": lambda case: _at_most(max(case.asks.rounds, case.spent.rounds), case.allows.most_rounds),
+    "most_rounds": lambda case: _at_most(case.asks.rounds, case.allows.most_rounds),
+    "most_attempts": lambda case: _at_most(case.spent.attempts, case.allows.most_attempts),
     "most_epsilon_round": lambda case: _at_most(case.asks.epsilon_round, case.allows.most_epsilon_round),
     "most_epsilon": lambda case: _at_most(case.spent.epsilon, case.allows.most_epsilon),
     "evaluation": _evaluation,

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from scipy.optimize import brentq
 from scipy.stats import norm
 
+from privacy.errors import PlanError
 from privacy.noise import GaussianNoise
 from privacy.plan import Event
 from privacy.stream import Stream
@@ -62,6 +63,13 @@ def delta_of(noise_multiplier: float, epsilon: float) -> float:
 
 
 def noise_for(epsilon: float, delta: float, times: int) -> float:
-    """The noise multiplier with which so many releases cost `epsilon` at `delta`: they are one with sigma over sqrt(times)."""
+    """The noise multiplier with which so many releases cost `epsilon` at `delta`: they are one with sigma over sqrt(times).
+
+    Raises PlanError where that would be next to no noise, or no amount of it would do.
+    """
+    if delta_of(_LEAST_NOISE, epsilon) <= delta:
+        raise PlanError(f"evaluations at epsilon {epsilon:g} promise nothing: hardly any noise would do", "a lower epsilon")
+    if delta_of(_MOST_NOISE, epsilon) > delta:
+        raise PlanError(f"no amount of noise gives evaluations epsilon {epsilon:g} at delta {delta:g}", "a higher epsilon, or delta")
     one = brentq(lambda log_sigma: delta_of(math.exp(log_sigma), epsilon) - delta, math.log(_LEAST_NOISE), math.log(_MOST_NOISE))
     return math.ceil(math.exp(one) * math.sqrt(times) * 1e4) / 1e4

@@ -298,8 +298,8 @@ def _evaluate(job: Job, asked: Evaluation) -> tuple[float, float]:
     run, privacy = job.run, job.run.config.privacy
     most = privacy.unit.max_records if privacy is not None and isinstance(privacy.unit, UnitColumn) else None
     if asked.noise_multiplier is None:
-        if privacy is not None and not run.config.data.validation:
-            raise PlanError("an evaluation without noise of rows held out of private ones", "data.validation names files that are public")
+        if privacy is not None:
+            run.world.on_main(lambda: _check_public(job, privacy.ledger))
     elif not _charged(job, asked):
         return 0.0, 0.0
     right = rightness(run, run.validation)
@@ -308,6 +308,19 @@ def _evaluate(job: Job, asked: Evaluation) -> tuple[float, float]:
         return public(means, asked.most_units)
     noise = asked.noise_multiplier
     return run.world.on_main(lambda: release(means, asked.most_units, noise, Stream()))
+
+
+def _check_public(job: Job, ledger_path: Path) -> None:
+    """That rows evaluated without noise are no population's, as far as the ledger knows: it knows files, by their content."""
+    data = job.run.config.data
+    if not data.validation:
+        raise PlanError("an evaluation without noise of rows held out of private ones", "data.validation names files that are public")
+    with Ledger.open(ledger_path) as ledger:
+        attached = ledger.book().files
+    for path, digest in zip(data.validation, job.digests[len(data.train) :], strict=True):
+        if digest in attached:
+            raise ConfigError(f"{path.name}: its rows are attached to {attached[digest].population}, and would be evaluated without noise",
+                              "data.validation names files that are public, or the evaluation is noised")  # fmt: skip
 
 
 def _charged(job: Job, asked: Evaluation) -> bool:

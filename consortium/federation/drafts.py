@@ -50,13 +50,13 @@ def draft_training(
     names: list[str] = []
     if labels is not None:
         with translated(labels):
-            names = [line.strip() for line in labels.read_text().splitlines() if line.strip()]
+            names = [line.strip() for line in labels.read_text(encoding="utf-8").splitlines() if line.strip()]
     block = drafts.draft_training(
         task=task, labels=names, base_model=base_model, sha256=base_model_hash(base_model),
         banks=banks, colluders=federation.colluders, units=units,
     )  # fmt: skip
     with translated(path):
-        text = path.read_text() + block
+        text = path.read_text(encoding="utf-8") + block
     check_federation(drafts.parsed(text), source=str(path))
     write_bytes(path, text.encode())
     print(f"{path}: now has a training block: go through it, and send the file to the banks")

@@ -8,6 +8,9 @@ Evaluations are given EVALUATION_SHARE of both, which settles their noise (in cl
 the least with which both together keep to the promise, raised where a ledger with a fresh budget would not admit all of it. So it follows
 from public numbers and from the grant alone, and is the same in every round; what else was charged to the population is for the ledger to
 refuse, round by round.
+
+These epsilons are at `privacy.delta`, the coordinator's word: the larger it is, the less noise they take. The grant's delta is the
+officer's. What holds at a smaller one holds at the grant's; a larger one is refused.
 """
 
 from collections.abc import Mapping
@@ -17,7 +20,7 @@ from typing import Any, Literal
 
 from federation.config import BankConfig, PrivacyFloor, TrainingConfig
 from privacy.accountant import epsilon, noise_for
-from privacy.errors import PrivacyError
+from privacy.errors import BudgetRefused, PrivacyError
 from privacy.evaluation import event as evaluation_event
 from privacy.evaluation import noise_for as evaluation_noise_for
 from privacy.filter import Filter, calibrate
@@ -60,14 +63,23 @@ class RoundBudget:
 def plan_round(training: TrainingConfig, bank: BankConfig, kind: Kind) -> RoundBudget:
     """Of any round of a run; nothing is reserved. The first call of a process for a run takes seconds, up to a minute.
 
-    Raises PlanError where no noise keeps the promise, BudgetRefused where the population's budget is smaller than it, LedgerError.
+    Raises PlanError where no noise keeps the promise, BudgetRefused where the population's grant is smaller than it or of a smaller delta,
+    LedgerError.
     """
-    floor, plan = training.privacy, None
-    noise = noise_of_evaluations(training)
-    if floor is not None and kind == "train":
+    floor = training.privacy
+    if floor is None:
+        return RoundBudget(None, None, None, None, bank.units)
+    fresh, noise, plan = _fresh(bank), noise_of_evaluations(training), None
+    if floor.delta > fresh.delta:
+        raise BudgetRefused(
+            f"delta {floor.delta} is above the {fresh.delta} at which {bank.population} was granted its budget: "
+            "an epsilon at it promises less",
+            f"the federation lowers training.privacy.delta to {fresh.delta} or less, or the compliance officer grants another",
+        )
+    if kind == "train":
         batch = min(training.local.batch, bank.units)
         any_noise = PrivacyPlan(bank.units, batch, training.local.steps, 0, training.local.clip_norm, 1.0, floor.delta)
-        plan = replace(any_noise, noise_multiplier=_training_noise(any_noise, floor, _models(training), noise, _fresh(bank)))
+        plan = replace(any_noise, noise_multiplier=_training_noise(any_noise, floor, _models(training), noise, fresh))
     return RoundBudget(plan, None, noise, None, bank.units)
 
 

@@ -8,7 +8,7 @@ base_model    the bank has another than the one its policy allows and the traini
 adapters      the adapter has another rank than the training says
 result        the adapter is not what the last sum makes of the one before
 header        the sum would not keep what secure aggregation promises: privacy/secagg/rules.py
-ledger        the population's budget
+ledger        the population's budget, and the delta it was granted at
 protocol      later: a message of secure aggregation that no honest coordinator sends
 """
 
@@ -62,8 +62,8 @@ def _shown(federation: str, version: int, hash: bytes) -> str:
 
 
 def rounds_so_far(invitation: Invitation, decisions: Iterable[Decision]) -> int:
-    """Of the run, this one included and the evaluation at its end not; declined where it does not come after all that was answered."""
-    answered = [(each.round, each.attempt) for each in decisions if each.run == invitation.run and each.released]
+    """Attempts at the run's rounds that the bank has answered, and this one; declined where it does not come after all of them."""
+    answered = {(each.round, each.attempt) for each in decisions if each.run == invitation.run and each.released}
     round, attempt = max(answered, default=(0, 0))
     if (invitation.round, invitation.attempt) <= (round, attempt):
         raise Declined(
@@ -71,7 +71,7 @@ def rounds_so_far(invitation: Invitation, decisions: Iterable[Decision]) -> int:
             f"round {invitation.round}, attempt {invitation.attempt}",
             f"what comes after round {round}, attempt {attempt}",
         )
-    return len({min(round, invitation.training.rounds) for round in (invitation.round, *(round for round, _ in answered))})
+    return len(answered) + 1
 
 
 def check_adapter(invitation: Invitation, layout: Layout, adapter: Adapter, expected: Adapter | None) -> None:

@@ -60,6 +60,7 @@ POLICY: dict[str, Any] = {
     "least_threshold": 3,
     "most_clip": 4.0,
     "most_rounds": 3,
+    "most_attempts": 20,
     "most_epsilon_round": 4,
     "most_epsilon": 50,
     "evaluation": "noised",

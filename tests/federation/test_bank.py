@@ -13,7 +13,7 @@ from safetensors.numpy import save
 
 from federation.config import TrainingConfig
 from federation.errors import FolderError
-from federation.rounds import bank, letters, record
+from federation.rounds import bank, budget, letters, record
 from federation.rounds.letters import Answer, Close, Done, Failure, Invitation, Next, Refusal
 from privacy.ledger import Ledger
 from privacy.plan import Event
@@ -99,12 +99,41 @@ def test_a_policy_counts_as_soon_as_it_is_written(world: World) -> None:
         ("least_in_sum", {"secure_aggregation": False}),
         ("most_epsilon_round", {"privacy": None, "evaluation": "off", "metrics": []}),
         ("most_epsilon_round", {"privacy": {"epsilon": 9, "epsilon_round": 9, "delta": 1e-5}}),
+        ("most_rounds", {"rounds": 4}),
         ("base_models", {"base_model": {"name": "other", "sha256": "d" * 64}}),
         ("adapters", {"adapter": {"rank": 3, "alpha": 4, "targets": "all-linear"}}),
     ],
 )
 def test_a_coordinator_that_asks_for_more_is_refused(world: World, rule: str, training: dict[str, Any]) -> None:
     _check_refused(world, world.invite(training=_training(world, **training)), rule)
+
+
+def test_private_rows_are_not_had_exactly_and_for_nothing_by_calling_them_public(world: World) -> None:
+    """The round after the last evaluates any adapter: exact accuracies of crafted ones, as many as are asked for."""
+    last = world.training.rounds + 1
+    refusal = _check_refused(world, world.invite(round=last, training=_training(world, evaluation="public_data")), "evaluation")
+    assert (refusal.asked, refusal.allowed) == ("public_data", "noised or off") and not world.held("alder")
+    assert isinstance(_ask(world, world.invite(round=last)), Answer)
+    assert [charged for _, charged, _ in world.held("alder")] == [0]  # it is reserved, as it is noised
+
+
+def test_a_delta_above_that_of_the_grant_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At it the noise of an epsilon that the policy allows would be less."""
+    monkeypatch.setattr(bank, "plan_round", budget.plan_round)
+    training = _training(world, privacy={"epsilon": 8, "epsilon_round": 4, "delta": 1e-4})
+    for round in (1, training.rounds + 1):
+        told = _check_refused(world, world.invite(round=round, training=training), "ledger").allowed
+        assert told.startswith("delta 0.0001 is above the 1e-05 at which retail was granted")
+    assert not world.held("alder")
+
+
+def test_attempts_that_were_answered_count_at_whichever_round(world: World) -> None:
+    world.allow("alder", most_attempts=3)
+    for round, attempt in ((1, 1), (1, 2), (2, 3)):
+        assert isinstance(_ask(world, world.invite(round=round, attempt=attempt)), Answer)
+    refusal = _check_refused(world, world.invite(round=2, attempt=4), "most_attempts")
+    assert (refusal.asked, refusal.allowed) == ("4", "3 or less")
+    assert isinstance(_ask(world, world.invite(run="intents-2")), Answer)
 
 
 def test_a_model_that_the_bank_does_not_have_is_refused(world: World) -> None:

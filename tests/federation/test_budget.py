@@ -1,15 +1,25 @@
 """What rounds cost: the promise of the whole run, of one round, and the ledger's say in both."""
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from federation.config import BankConfig, TrainingConfig
-from federation.rounds.budget import EVALUATION_SHARE, RoundBudget, plan_round, price, release, reserve
+from federation.rounds.budget import (
+    EVALUATION_SHARE,
+    Kind,
+    RoundBudget,
+    noise_of_evaluations,
+    plan_round,
+    price,
+    release,
+    reserve,
+)
 from privacy.accountant import epsilon
 from privacy.errors import BudgetRefused, LedgerError, PlanError
 from privacy.evaluation import event
@@ -45,8 +55,8 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 def _bank(ledger: Ledger, **changes: Any) -> BankConfig:
     policy = {"base_models": [], "bundles": [], "aggregation": [], "adapters": [], "least_members": 1, "least_in_sum": 1,
-              "least_honest_in_sum": 0, "least_threshold": 1, "most_clip": 1, "most_rounds": 9, "most_epsilon_round": None,
-              "most_epsilon": None, "evaluation": "off", "metrics": [], "hours": None}  # fmt: skip
+              "least_honest_in_sum": 0, "least_threshold": 1, "most_clip": 1, "most_rounds": 9, "most_attempts": 9,
+              "most_epsilon_round": None, "most_epsilon": None, "evaluation": "off", "metrics": [], "hours": None}  # fmt: skip
     return BankConfig.model_validate(
         {"bank": "alder", "base_model": "model", "data": "rows.jsonl", "unit": "record", "units": UNITS, "population": "retail",
          "ledger": ledger.path, "policy": policy} | changes
@@ -142,6 +152,17 @@ def test_a_small_bank_takes_part_with_all_its_units(ledger: Ledger) -> None:
     loose = _training(privacy={"epsilon": 8, "epsilon_round": 8, "delta": DELTA}, evaluation="off", metrics=[])
     found = plan_round(loose, _bank(ledger, units=20), "train")
     assert found.plan is not None and found.plan.expected_batch == 20
+
+
+def test_at_a_delta_above_that_of_the_grant_nothing_is_planned(ledger: Ledger) -> None:
+    """At it an epsilon takes less noise, and at a smaller one more."""
+    smaller, same, larger = (_training(privacy={"epsilon": 4, "epsilon_round": 4, "delta": DELTA * by}) for by in (0.1, 1, 2))
+    bank = _bank(ledger)
+    noises = [plan_round(training, bank, "evaluate").evaluation_noise or 0 for training in (smaller, same)]
+    assert noises[0] > noises[1] > (noise_of_evaluations(larger) or math.inf)
+    for kind in get_args(Kind):
+        with pytest.raises(BudgetRefused, match="delta 2e-05 is above the 1e-05 at which retail was granted"):
+            plan_round(larger, bank, kind)
 
 
 def test_what_cannot_be_promised_is_refused(ledger: Ledger) -> None:

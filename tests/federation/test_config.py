@@ -52,6 +52,7 @@ policy:
   least_threshold: 3
   most_clip: 1
   most_rounds: 10
+  most_attempts: 30
   most_epsilon_round: 0.5
   most_epsilon: 4
   evaluation: off

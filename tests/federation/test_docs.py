@@ -23,7 +23,7 @@ def test_the_bank_of_the_page_allows_what_its_federation_asks(tmp_path: Path) ->
     training, config = load_federation(federation).training, load_bank(bank)
     assert training is not None
     asks = training.proposal(config.policy.bundles[0], colluders=1)
-    assert check(asks, config.policy, Spent(rounds=1, epsilon=0.0), NIGHT) is None
+    assert check(asks, config.policy, Spent(attempts=1, epsilon=0.0), NIGHT) is None
 
 
 def test_both_files_of_the_page_are_complete(tmp_path: Path) -> None:

@@ -43,15 +43,20 @@ def test_a_drafted_bank_allows_what_the_drafted_federation_asks_for_and_nothing_
     for rule, changed in {
         "base_models": training.model_copy(update={"base_model": training.base_model.model_copy(update={"sha256": "0" * 64})}),
         "least_threshold": training.model_copy(update={"threshold": 2}),
+        "most_rounds": training.model_copy(update={"rounds": training.rounds + 1}),
+        "evaluation": training.model_copy(update={"evaluation": "public_data"}),
         "most_clip": training.model_copy(update={"encoding": training.encoding.model_copy(update={"clip": 65.0})}),
         "most_epsilon_round": training.model_copy(update={"privacy": None, "evaluation": "off", "metrics": []}),
     }.items():
         refused = check(changed.proposal(bank.policy.bundles[0], federation.colluders), bank.policy, Spent(1, 0.0), datetime.now())
         assert refused is not None
         assert refused.rule.startswith(rule) or (rule, refused.rule) == ("least_threshold", "least_in_sum")
-    spent = check(asked, bank.policy, Spent(1, math.nextafter(8.0, 9)), datetime.now())
-    assert spent is not None
-    assert spent.rule == "most_epsilon"
+    every_attempt = (training.rounds + 1) * training.attempts  # the last model is evaluated in a round of its own
+    assert check(asked, bank.policy, Spent(every_attempt, 0.0), datetime.now()) is None
+    for rule, spent in {"most_attempts": Spent(every_attempt + 1, 0.0), "most_epsilon": Spent(1, math.nextafter(8.0, 9))}.items():
+        refused = check(asked, bank.policy, spent, datetime.now())
+        assert refused is not None
+        assert refused.rule == rule
 
 
 @pytest.mark.parametrize(
@@ -77,6 +82,19 @@ def test_what_cannot_work_is_refused_and_the_file_is_as_it_was(
     assert code == 2
     assert message in err
     assert file.read_text() == before
+
+
+@pytest.mark.parametrize("spoilt", ["labels.txt", "coordinator/federation.yaml"])
+def test_a_file_that_is_not_in_utf_8_is_named(made: Federation, tmp_path: Path, consortium: Command, spoilt: str) -> None:
+    labels = made.folder / "labels.txt"
+    labels.write_text(LABELS)
+    (made.folder / spoilt).write_bytes("# Überweisung\n".encode("latin-1"))
+
+    code, _, err = consortium("draft-training", "--home", made.folder / "coordinator", "--base-model", _make_model(tmp_path / "model"),
+                              "--banks", 4, "--units", 100, "--labels", labels)  # fmt: skip
+
+    assert code == 2
+    assert f"{spoilt}: expected text in UTF-8, got byte 0xdc at 2" in err
 
 
 def test_a_bank_is_told_when_its_model_is_another(made: Federation, tmp_path: Path, consortium: Command) -> None:

@@ -60,8 +60,8 @@ def _training(**changes: Any) -> TrainingConfig:
 
 def _bank(folder: Path, model: Path, data: Any, **changes: Any) -> BankConfig:
     policy = {"base_models": [], "bundles": [], "aggregation": [], "adapters": [], "least_members": 1, "least_in_sum": 1,
-              "least_honest_in_sum": 0, "least_threshold": 1, "most_clip": 1, "most_rounds": 9, "most_epsilon_round": None,
-              "most_epsilon": None, "evaluation": "off", "metrics": [], "hours": None}  # fmt: skip
+              "least_honest_in_sum": 0, "least_threshold": 1, "most_clip": 1, "most_rounds": 9, "most_attempts": 9,
+              "most_epsilon_round": None, "most_epsilon": None, "evaluation": "off", "metrics": [], "hours": None}  # fmt: skip
     return BankConfig.model_validate(
         {"bank": "alder", "base_model": model, "data": data, "unit": "record", "units": UNITS, "population": "retail",
          "ledger": folder / "bank.ledger", "policy": policy, "cluster": {"workers": 1}} | changes

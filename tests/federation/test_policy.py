@@ -24,6 +24,7 @@ POLICY = Policy(
     least_threshold=3,
     most_clip=1.0,
     most_rounds=10,
+    most_attempts=30,
     most_epsilon_round=0.5,
     most_epsilon=4.0,
     evaluation="public_data",
@@ -45,7 +46,7 @@ PROPOSAL = Proposal(
     evaluation="public_data",
     metrics=("accuracy",),
 )
-SPENT = Spent(rounds=10, epsilon=4.0)
+SPENT = Spent(attempts=30, epsilon=4.0)
 NIGHT = NOON.replace(hour=23)
 
 
@@ -73,7 +74,7 @@ def test_there_is_a_rule_for_every_field_of_the_policy() -> None:
         ("most_rounds", {"rounds": 11}, "11", "10 or less"),
         ("most_epsilon_round", {"epsilon_round": 0.51}, "0.51", "0.5 or less"),
         ("most_epsilon_round", {"epsilon_round": math.inf}, "inf", "0.5 or less"),
-        ("evaluation", {"evaluation": "noised"}, "noised", "off or public_data"),
+        ("evaluation", {"evaluation": "noised"}, "noised", "public_data or off"),
         ("metrics", {"metrics": ("accuracy", "f1")}, "f1", "accuracy"),
     ],
 )
@@ -83,10 +84,18 @@ def test_what_is_beyond_a_limit_is_refused_by_its_rule(rule: str, asks: dict[str
     assert asked in refusal.asked and allowed in refusal.allowed
 
 
-@pytest.mark.parametrize(("rule", "spent"), [("most_rounds", Spent(11, 4.0)), ("most_epsilon", Spent(10, 4.001))])
+@pytest.mark.parametrize(("rule", "spent"), [("most_attempts", Spent(31, 4.0)), ("most_epsilon", Spent(30, 4.001))])
 def test_what_was_spent_counts(rule: str, spent: Spent) -> None:
     refusal = check(PROPOSAL, POLICY, spent, NIGHT)
     assert refusal is not None and refusal.rule == rule
+
+
+@pytest.mark.parametrize("allowed", ["off", "public_data", "noised"])
+def test_of_evaluations_a_bank_has_the_kind_it_allows_or_none(allowed: str) -> None:
+    """public_data is no lesser noised: it is exact, and nobody pays for it."""
+    policy = POLICY.model_copy(update={"evaluation": allowed})
+    kinds = ("off", "public_data", "noised")
+    assert {kind for kind in kinds if not check(replace(PROPOSAL, evaluation=kind), policy, SPENT, NIGHT)} == {"off", allowed}
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from privacy.accountant import epsilon
+from privacy.errors import PlanError
 from privacy.evaluation import SENSITIVITY, delta_of, event, exact, noise_for, public, release
 from privacy.filter import Filter
 from privacy.stream import Stream
@@ -58,6 +59,19 @@ def test_noise_for_an_epsilon_is_the_closed_form_s_and_the_accountant_agrees(tar
     assert delta_of(noise / math.sqrt(times), target) == pytest.approx(1e-5, rel=1e-3)
     assert epsilon([event(noise, 5000, times)], 1e-5) == pytest.approx(target, rel=2e-3)
     assert delta_of(0.95 * noise / math.sqrt(times), target) > 1.1e-5
+
+
+@pytest.mark.parametrize(
+    ("target", "delta", "said"),
+    [
+        (6000.0, 1e-5, "epsilon 6000 promise nothing"),
+        (50_000.0, 1e-5, "epsilon 50000 promise nothing"),
+        (1e-9, 1e-12, "no amount of noise"),
+    ],
+)
+def test_an_epsilon_that_no_noise_in_use_has_is_refused(target: float, delta: float, said: str) -> None:
+    with pytest.raises(PlanError, match=said):
+        noise_for(target, delta, 1)
 
 
 def test_the_ledger_s_filter_takes_it_for_a_gaussian_release() -> None:

@@ -335,6 +335,24 @@ def test_nothing_is_done_with_private_rows_that_is_not_paid_for(llama_dir: Path,
     assert [_charged(job, id) for id in (steps.reservation, measured.reservation or "")] == [0, 0]
 
 
+def test_files_of_a_population_are_not_evaluated_without_noise(llama_dir: Path, tmp_path: Path) -> None:
+    """Attached to whichever population, and even where the bank calls them public; other files are taken for what they are called."""
+    rows, named = write_rows(tmp_path, count=UNITS), write_rows(tmp_path, count=9, seed=1, name="named-public.jsonl")
+    start = _start(llama_dir, tmp_path, rows)
+    job = _make_private(tmp_path, llama_dir, rows, data={"validation": named})
+    order = _order(adapter=start, steps=0, evaluation=Evaluation(most_units=UNITS))
+
+    (public,) = _serve(job, [order])
+    with Ledger.open(tmp_path / "ledger.db") as ledger:
+        ledger.grant("others", 30.0, DELTA)
+        ledger.attach("others", describe_file(named)["sha256"], str(named), 9)
+    (refused,) = _serve(job, [replace(order, attempt=2)])
+
+    assert isinstance(public, Done) and public.metrics[1] == 9 / UNITS
+    assert isinstance(refused, Failed) and refused.error == "ConfigError"
+    assert refused.message == "named-public.jsonl: its rows are attached to others, and would be evaluated without noise"
+
+
 def test_what_is_not_an_order_is_said_to_be_none(tmp_path: Path) -> None:
     order = _order(adapter={"a": np.ones(3, np.float32)}, private=PrivateSteps(PrivacyPlan(9, 3, 2, 0, 1.0, 1.0, 1e-3), "id"),
                    evaluation=Evaluation(5.0, 1.0, "other"))  # fmt: skip
