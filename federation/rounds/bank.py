@@ -178,10 +178,10 @@ class Bank:
         """Say no, or be ready to answer; the round's budget is reserved when this returns. Raises Declined."""
         config, training = self._read_config(), invitation.training
         roster = offer.check_sender(invitation, body, self._home.in_force)
-        rounds = offer.rounds_so_far(invitation, record.decisions(self._record))
+        attempts = offer.attempts_so_far(invitation, record.decisions(self._record))
         self._give_up()  # whoever signed this one has given up what went before
         budget, epsilon = self._price(invitation, config)
-        spent = Spent(rounds, math.inf if epsilon is None else epsilon)
+        spent = Spent(attempts, math.inf if epsilon is None else epsilon)
         if refusal := policy.check(training.proposal(invitation.bundle, roster.colluders), config.policy, spent, self._now()):
             raise Declined(**asdict(refusal))
         if training.base_model.sha256 != self._base_model:

@@ -61,7 +61,7 @@ def _shown(federation: str, version: int, hash: bytes) -> str:
     return f"{federation}, version {version}, {hash.hex()[:16]}"
 
 
-def rounds_so_far(invitation: Invitation, decisions: Iterable[Decision]) -> int:
+def attempts_so_far(invitation: Invitation, decisions: Iterable[Decision]) -> int:
     """Attempts at the run's rounds that the bank has answered, and this one; declined where it does not come after all of them."""
     answered = {(each.round, each.attempt) for each in decisions if each.run == invitation.run and each.released}
     round, attempt = max(answered, default=(0, 0))
