@@ -126,11 +126,11 @@ def _show(kills: list[Kill], found: Check, ended: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("sides", nargs="*", choices=["coordinator", "bank"], default=["coordinator", "bank"])
+    parser.add_argument("side", nargs="?", choices=["coordinator", "bank"], help="both where none is named")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where all is kept")
     given = parser.parse_args()
-    for side in given.sides:
+    for side in [given.side] if given.side else ["coordinator", "bank"]:
         with tempfile.TemporaryDirectory() as scratch:
             began = time.monotonic()
             _show(*(kill_coordinator if side == "coordinator" else kill_banks)((given.folder or Path(scratch)) / side, given.rounds))
