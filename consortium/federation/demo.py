@@ -41,7 +41,7 @@ _OWN_SEGMENT = 0.7
 _TERMS: dict[str, Any] = {
     "adapter": {"rank": 16, "alpha": 32, "targets": "all-linear"},
     "rounds": 3,
-    "local": {"steps": 8, "batch": 256, "learning_rate": 1e-2, "clip_norm": 0.1, "max_length": 96},
+    "local": {"steps": 8, "batch": 256, "learning_rate": 2e-2, "clip_norm": 0.1, "max_length": 96},
     "privacy": {"epsilon": 8, "epsilon_round": 8, "delta": DELTA},
     "timeouts": {"keys": 120, "shares": 120, "update": 600, "view": 60, "reveal": 60, "receipt": 60},
 }
@@ -279,7 +279,7 @@ def _alone(folder: Path, name: str, rows: Path, units: int, base: Path, test: Pa
         "data": {"train": str(rows), "validation_fraction": 0.0, "max_length": local["max_length"], "over_length": "truncate"},
         "train": {
             "max_steps": local["steps"] * _TERMS["rounds"], "global_batch_size": local["batch"], "learning_rate": local["learning_rate"],
-            "schedule": "constant", "warmup": 0,
+            "schedule": "linear", "warmup": 0,
         },
         "tracking": {"tensorboard": False},
         "privacy": {
