@@ -43,7 +43,7 @@ _TERMS: dict[str, Any] = {
     "rounds": 3,
     "local": {"steps": 8, "batch": 256, "learning_rate": 2e-2, "clip_norm": 0.1, "max_length": 96},
     "privacy": {"epsilon": 8, "epsilon_round": 8, "delta": DELTA},
-    "timeouts": {"keys": 120, "shares": 120, "update": 600, "view": 60, "reveal": 60, "receipt": 60},
+    "timeouts": {"keys": 120, "shares": 120, "update": 600, "view": 40, "reveal": 40, "receipt": 40},
 }
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
