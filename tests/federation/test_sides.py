@@ -52,5 +52,5 @@ def test_a_clock_minutes_ahead_and_a_bundle_that_is_not_listed_are_told_and_a_cl
         [aggregated] = [event for event in made.events("round") if event["round"] == 1]
         assert aggregated["banks"] == [*BANKS[:3]]
         assert "bundles: " in made.said("dogwood") and "its policy does not list the bundle of the code that" in made.said("dogwood")
-        assert [(each["bank"], each["rule"]) for each in made.events("refusal")] == [("dogwood", "bundles")]
+        assert {(each["bank"], each["rule"]) for each in made.events("refusal")} == {("dogwood", "bundles")}
         assert {each.rule for each in record.decisions(record_of(made.world.bank_folder("dogwood")))} == {"bundles"}
