@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -84,6 +85,8 @@ def run_demo(folder: Path, count: int) -> dict[str, Any]:
     _write_terms(home, banks, base, labels)
     _write_banks(home, banks, base, f"127.0.0.1:{port}")
     console.print(f"[bold]4. run[/]  {_TERMS['rounds']} rounds of {count} banks; {banks[2].name} is killed in the second, and comes back")
+    threads = max(1, (os.cpu_count() or 1) // count)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # banks have a machine each elsewhere: here all train at the same time
     with Children(folder / "logs") as children:
         _federate(children, home, banks, base, port)
         _show("status", "--home", home, "--once")
@@ -250,40 +253,39 @@ def _show(*arguments: object, quiet: bool = False) -> None:
 
 def _compare(folder: Path, home: Path, banks: Sequence[Bank], base: Path, pooled: Path, test: Path) -> dict[str, Any]:
     """Accuracy on customers of all banks. Alone and pooled: as many private steps as a bank takes in all rounds, and the same epsilon."""
-    result = home / "runs" / RUN / "result"
-    alone = {bank.name: _alone(folder / "alone", bank.name, bank.rows, bank.units, base, test) for bank in banks}
-    return {
-        "federated": _accuracy(result, base, test),
-        "alone": alone,
-        "pooled": _alone(folder / "alone", "pooled", pooled, sum(bank.units for bank in banks), base, test),
-    }
+    everybody = Bank("pooled", folder, pooled, sum(bank.units for bank in banks))
+    with ThreadPoolExecutor(os.cpu_count()) as aside:
+        adapters = [*aside.map(lambda bank: _train_alone(folder / "alone", bank, base), [*banks, everybody])]
+    *alone, of_all = [_accuracy(adapter, base, test) for adapter in adapters]
+    federated = _accuracy(home / "runs" / RUN / "result", base, test)
+    return {"federated": federated, "alone": dict(zip([bank.name for bank in banks], alone, strict=True)), "pooled": of_all}
 
 
-def _alone(folder: Path, name: str, rows: Path, units: int, base: Path, test: Path) -> float:
-    """The accuracy of what an ordinary private job makes of these rows."""
+def _train_alone(folder: Path, bank: Bank, base: Path) -> Path:
+    """What an ordinary private job makes of these rows."""
     from privacy.ledger import Ledger
     from trainers.data.prepare import describe_file
 
-    run_dir, local, adapter = folder / name, _TERMS["local"], _TERMS["adapter"]
+    run_dir, local, adapter = folder / bank.name, _TERMS["local"], _TERMS["adapter"]
     shutil.rmtree(run_dir, ignore_errors=True)
     run_dir.mkdir(parents=True)
     with Ledger.create(run_dir / "ledger.db") as ledger:
         ledger.grant("customers", 2 * _TERMS["privacy"]["epsilon"], DELTA)
-        ledger.attach("customers", describe_file(rows)["sha256"], str(rows), units)
+        ledger.attach("customers", describe_file(bank.rows)["sha256"], str(bank.rows), bank.units)
     config = {
-        "name": name,
+        "name": bank.name,
         "output": str(folder),
         "task": "classify",
         "model": str(base),
         "method": {"lora": adapter | {"train_a": False}},
-        "data": {"train": str(rows), "validation_fraction": 0.0, "max_length": local["max_length"], "over_length": "truncate"},
+        "data": {"train": str(bank.rows), "validation_fraction": 0.0, "max_length": local["max_length"], "over_length": "truncate"},
         "train": {
             "max_steps": local["steps"] * _TERMS["rounds"], "global_batch_size": local["batch"], "learning_rate": local["learning_rate"],
             "schedule": "linear", "warmup": 0,
         },
         "tracking": {"tensorboard": False},
         "privacy": {
-            "epsilon": _TERMS["privacy"]["epsilon"], "delta": DELTA, "clip_norm": local["clip_norm"], "units": units, "restarts": 0,
+            "epsilon": _TERMS["privacy"]["epsilon"], "delta": DELTA, "clip_norm": local["clip_norm"], "units": bank.units, "restarts": 0,
             "unit": {"column": "customer_id", "max_records": 8}, "ledger": str(run_dir / "ledger.db"),
         },
     }  # fmt: skip
@@ -292,8 +294,8 @@ def _alone(folder: Path, name: str, rows: Path, units: int, base: Path, test: Pa
     with (run_dir / "log").open("wb") as log:
         command = [sys.executable, "-m", "trainers", str(run_dir / "config.json")]
         if subprocess.run(command, check=False, stdout=log, stderr=log, env=environment).returncode:
-            raise ProcessError(f"training {name} has failed", f"{run_dir / 'log'} says why")
-    return _accuracy(run_dir / "adapter", base, test)
+            raise ProcessError(f"training {bank.name} alone has failed", f"{run_dir / 'log'} says why")
+    return run_dir / "adapter"
 
 
 def _accuracy(adapter: Path, base: Path, test: Path) -> float:
