@@ -132,10 +132,12 @@ def federated_utility(stored: Stored) -> Found:
         kept = (recipe[name] for name in ("rounds", "steps", "batch", "learning_rate"))
         table_rows.append([names.get(what, what), epsilon or "none", f"{accuracy} %", len(rows), *kept, round(rows[0]["seconds"] / 60)])
     header = ["", "epsilon", "test accuracy", "runs", "rounds", "steps a round", "rows a step", "learning rate", "minutes"]
-    return Found(claims, table(header, table_rows))
+    rest = f"\n\nOf {_CASES} cases {len(runs)} are measured." if len(runs) < _CASES else ""
+    return Found(claims, table(header, table_rows) + rest)
 
 
 _METHODS = ("ffa", "fedsvd", "fedavg")
+_CASES = 2 * len(_METHODS) + len(("alone", "pooled", "flower"))
 
 
 def gpu(stored: Stored) -> Found:
