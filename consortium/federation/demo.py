@@ -22,7 +22,7 @@ from rich.table import Table
 
 from federation.base_model import base_model_hash
 from federation.config import load_federation
-from federation.drafts import draft_bank, draft_training
+from federation.drafts import draft_bank, draft_training, parsed
 from federation.enrolment.home import Home
 from federation.enrolment.member import Known
 from federation.enrolment.registry import Registry
@@ -39,6 +39,7 @@ _COMPARED = 1000
 """Messages of customers held out"""
 _OWN_SEGMENT = 0.7
 """Share of a bank's customers that are of the segment it is for; the others are of any"""
+_UNIT = {"column": "customer_id", "max_records": 3}
 _TERMS: dict[str, Any] = {
     "adapter": {"rank": 16, "alpha": 32, "targets": "all-linear"},
     "rounds": 3,
@@ -164,7 +165,8 @@ def _write_banks(home: Path, banks: Sequence[Bank], base: Path, coordinator: str
             federation, bank=bank.name, base_model=base, train=bank.rows, unit="customer_id", units=bank.units,
             bundle=sha256(build()), coordinator=coordinator,
         )  # fmt: skip
-        write_bytes(bank.file, text.encode())
+        values = parsed(text) | {"unit": _UNIT}
+        write_bytes(bank.file, yaml.safe_dump(values, sort_keys=False).encode())
         with Ledger.create(bank.home / "ledger.db") as ledger:
             ledger.grant("customers", 2 * _TERMS["privacy"]["epsilon"], DELTA, by="the demo's officer")
             ledger.attach("customers", describe_file(bank.rows)["sha256"], str(bank.rows), bank.units)
@@ -286,7 +288,7 @@ def _train_alone(folder: Path, bank: Bank, base: Path) -> Path:
         "tracking": {"tensorboard": False},
         "privacy": {
             "epsilon": _TERMS["privacy"]["epsilon"], "delta": DELTA, "clip_norm": local["clip_norm"], "units": bank.units, "restarts": 0,
-            "unit": {"column": "customer_id", "max_records": 8}, "ledger": str(run_dir / "ledger.db"),
+            "unit": _UNIT, "ledger": str(run_dir / "ledger.db"),
         },
     }  # fmt: skip
     (run_dir / "config.json").write_text(json.dumps(config))
