@@ -9,6 +9,9 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/consortium demo
 
+# Many small models: a thread each is fastest.
+test test-all: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),1)
+
 test: check
 	$(BIN)/python -m pytest -m "not slow and not gpu"
 
