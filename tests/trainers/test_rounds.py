@@ -49,6 +49,8 @@ def _serve(run_dir: Path, orders: list[Order], *, workers: int = 1) -> list[Done
         helpers.run_distributed(_take_rounds, workers, run_dir, run_dir / "rounds")
     assert spool.ask(STOP, b"", waiting=lambda: False) == b""
     answers = [spool.ask(f"{number:04d}", b"", waiting=lambda: False) for number in range(len(orders))]
+    for name in (STOP, *(f"{number:04d}" for number in range(len(orders)))):
+        spool.withdraw(name)
     return [unpack_answer(answer) for answer in answers if answer is not None]
 
 
