@@ -39,7 +39,7 @@ _COMPARED = 1000
 """Messages of customers held out"""
 _OWN_SEGMENT = 0.7
 """Share of a bank's customers that are of the segment it is for; the others are of any"""
-_UNIT = {"column": "customer_id", "max_records": 3}
+_UNIT = {"column": "customer_id", "max_records": 8}
 _TERMS: dict[str, Any] = {
     "adapter": {"rank": 16, "alpha": 32, "targets": "all-linear"},
     "rounds": 3,
