@@ -33,10 +33,12 @@ FORMULAS = {
     "tokens a second": "tokens of the timed steps, padding there is none, over their time; a step takes as long as its slowest worker",
     "efficiency": "tokens a second of a worker over those with the fewest workers of the same method, stage and length",
     "MFU": "tokens a second of a worker × model FLOPs a token / the GPU's dense bf16 peak; a dash where the peak is not known",
+    "limit": "tokens a second of all workers at an MFU of 1: more than any program can do",
     "communication": "share of a step during which a collective operation runs, waiting for others included, overlapped or not",
     "data": "share of a step spent waiting for its batch",
     "memory": "peak of one worker: allocated on the GPU, or resident of the process on a CPU",
     "cost": "price of a worker for an hour × workers / tokens an hour, for a million tokens",
+    "predicted": "what `consortium plan` says of the point before it is run; speed of known GPUs only",
     "projected": "from the most workers measured, by the models of `consortium plan`: the times of computing and of communication grow "
     "as theirs do, and so does memory. Assumed are "
     + "; ".join(COMMUNICATION)
@@ -86,10 +88,15 @@ class Record:
     tokens_per_step: int | None = None
     flops_per_token: float | None = None
     mfu: float | None = None
+    limit_tokens_per_second: float | None = None
+    """At the peak of all its GPUs"""
     communication_share: float | None = None
     data_share: float | None = None
     peak_memory_bytes: int | None = None
     cost_per_million_tokens: float | None = None
+    predicted_tokens_per_second: float | None = None
+    """By the model of time of `consortium plan`, as the next one is by that of memory"""
+    predicted_memory_bytes: int | None = None
     found: dict[str, Any] | None = None
     """All that the workers reported; of a projection, what it has in common with what is measured"""
 
@@ -208,6 +215,7 @@ def make_record(point: Point, found: dict[str, Any]) -> Record:
         tokens_per_step=found["tokens_per_step"],
         flops_per_token=found["flops_per_token"],
         mfu=each * found["flops_per_token"] / found["peak_flops"] if found["peak_flops"] else None,
+        limit_tokens_per_second=point.workers * found["peak_flops"] / found["flops_per_token"] if found["peak_flops"] else None,
         communication_share=found["communication_share"],
         data_share=found["data_share"],
         peak_memory_bytes=found["peak_memory_bytes"],

@@ -29,7 +29,10 @@ def write_page(results: Mapping[str, Any], output: Path) -> None:
     template = templates(Path(__file__).parent, escape=True).get_template("bench.html.j2")
     headings, rows = table(results)
     picture = svg(figure) if figure is not None else None
-    page = template.render(results=results, headings=headings, rows=rows, picture=picture, headline=_headline(results["points"]))
+    page = template.render(
+        results=results, headings=headings, rows=rows, picture=picture, headline=_headline(results["points"]),
+        beside=_beside_the_plan(results["points"]),
+    )  # fmt: skip
     write_atomically(output / PAGE, page)
 
 
@@ -65,6 +68,22 @@ def _cells(entry: Entry) -> list[str]:
     ]
 
 
+def _beside_the_plan(points: Sequence[Entry]) -> list[list[str]]:
+    """Of each point with a prediction: its name, speed predicted and measured over it, memory predicted and measured over it."""
+    rows = []
+    for entry in points:
+        speed, memory = entry.get("predicted_tokens_per_second"), entry.get("predicted_memory_bytes")
+        if memory is not None:
+            name = f"{entry['method']}, ZeRO {entry['found']['zero_stage']}, length {entry['found']['length']}, workers {entry['workers']}"
+            ratios = [_ratio(entry["tokens_per_second"], speed), _ratio(entry["peak_memory_bytes"], memory)]
+            rows.append([name, number(_whole(speed)), ratios[0], size(memory), ratios[1]])
+    return rows
+
+
+def _ratio(measured: float | None, predicted: float | None) -> str:
+    return f"{measured / predicted:.2f}" if measured and predicted else "–"
+
+
 def _headline(points: Sequence[Entry]) -> list[tuple[str, str]]:
     measured = [entry for entry in points if entry["status"] == "measured"]
     if not measured:
@@ -93,9 +112,12 @@ def draw(points: Sequence[Entry]) -> "Figure | None":
         here = [entry for entry in points if entry["length"] == length]
         _panel(speed, here, "tokens_per_second", f"tokens a second, length {length}", unit=1, ideal=True)
         _panel(memory, here, "peak_memory_bytes", f"peak memory of a worker, GiB, length {length}", unit=_GIB, ideal=False)
+        _expect(speed, here, "predicted_tokens_per_second", unit=1)
+        _expect(memory, here, "predicted_memory_bytes", unit=_GIB)
+        _limit(speed, here)
         _scale_speed(speed)
         memory.set_ylim(0, 1.08 * memory.get_ylim()[1])
-    handles = {label: handle for panel in panels[:, 0] for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    handles = {label: handle for panel in panels.flat for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     legend = figure.legend(handles.values(), handles, loc="outside upper left", ncols=4, frameon=False)
     for text in legend.get_texts():
         text.set(color=COLOURS["muted"], fontsize=9)
@@ -125,6 +147,24 @@ def _panel(axes: "Axes", points: Sequence[Entry], value: str, title: str, *, uni
     axes.minorticks_off()
     axes.set(xlabel="workers")
     axes.set_title(title, loc="left", fontsize=9, color=COLOURS["muted"])
+
+
+def _expect(axes: "Axes", points: Sequence[Entry], value: str, *, unit: float) -> None:
+    """Crosses where the plan has the points."""
+    foretold = [entry for entry in points if entry.get(value) is not None]
+    for method in dict.fromkeys(entry["method"] for entry in foretold):
+        places = _columns([entry for entry in foretold if entry["method"] == method], value, unit)
+        axes.plot(*places, linestyle="none", marker="x", markersize=7, color=COLOURS[_METHOD_COLOURS[method]], label="as the plan has it")
+
+
+def _limit(axes: "Axes", points: Sequence[Entry]) -> None:
+    """What the peak of the GPUs allows, of each method: their FLOPs a token differ."""
+    for method in dict.fromkeys(entry["method"] for entry in points):
+        mine = {entry["workers"]: entry for entry in points if entry["method"] == method and entry.get("limit_tokens_per_second")}
+        if mine:
+            places = _columns([mine[count] for count in sorted(mine)], "limit_tokens_per_second", 1)
+            marker: dict[str, Any] = {"marker": "_", "markersize": 14} if len(mine) == 1 else {}
+            axes.plot(*places, linestyle=":", linewidth=1.5, color=COLOURS[_METHOD_COLOURS[method]], label=f"{method}, limit", **marker)
 
 
 def _scale_speed(axes: "Axes") -> None:

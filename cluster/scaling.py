@@ -21,10 +21,26 @@ def complete(records: Sequence[Record], job: JobSpec, *, projected: Sequence[int
     done = []
     for series in dict.fromkeys(record.point.series for record in records):
         mine = [record for record in records if record.point.series == series]
+        mine = [_with_prediction(record, job) if record.status == "measured" else record for record in mine]
         measured = [record for record in mine if record.status == "measured"]
         mine += [project(job, measured[-1], workers) for workers in projected if measured]
         done += [_with_efficiency(record, measured) for record in mine]
     return [_with_cost(record, price) for record in done]
+
+
+def _with_prediction(record: Record, job: JobSpec) -> Record:
+    """Where the model's memory can be counted. Predicted without a look at what was measured."""
+    assert record.found is not None and record.tokens_per_step is not None
+    if record.found["footprint"] is None:
+        return record
+    setup = _setup(job, record)
+    tokens, a_pass = record.tokens_per_step // setup.workers, setup.config.train.micro_batch_tokens
+    assert isinstance(a_pass, int)
+    speed = None
+    if setup.gpu.flops is not None:
+        passes = math.ceil(tokens / a_pass)
+        speed = setup.workers / token_seconds(setup, tokens=tokens / passes, passes=passes).total
+    return replace(record, predicted_tokens_per_second=speed, predicted_memory_bytes=round(_memory(setup)))
 
 
 def _with_efficiency(record: Record, measured: Sequence[Record]) -> Record:
@@ -51,7 +67,7 @@ def project(job: JobSpec, last: Record, workers: int) -> Record:
     if found["footprint"] is None:
         return Record(point, "projected", "nothing to project from: what this model sends cannot be counted without running it")
     step = last.tokens_per_step / last.tokens_per_second
-    here = _setup(job, last, communication=last.communication_share * step)
+    here = _with_link(_setup(job, last), last.communication_share * step)
     there = replace(here, workers=workers)
     computing = computing_of(step, last.communication_share * step, here.hidden) * _computing(there) / _computing(here)
     communication = last.communication_share * step * _communication(there) / _communication(here)
@@ -66,27 +82,32 @@ def project(job: JobSpec, last: Record, workers: int) -> Record:
         tokens_per_step=tokens,
         flops_per_token=last.flops_per_token,
         mfu=last.mfu * each / last.tokens_per_second_per_worker if last.mfu and last.tokens_per_second_per_worker else None,
+        limit_tokens_per_second=last.limit_tokens_per_second and last.limit_tokens_per_second * workers / last.point.workers,
         communication_share=min(1.0, communication / seconds),
         peak_memory_bytes=None if last.peak_memory_bytes is None else round(last.peak_memory_bytes + _memory(there) - _memory(here)),
         found={name: found[name] for name in ("zero_stage", "length")},
     )
 
 
-def _setup(job: JobSpec, record: Record, *, communication: float) -> Setup:
-    """The job as it was measured, on the card it was measured on: a known one, or one whose link explains `communication` seconds."""
+def _setup(job: JobSpec, record: Record) -> Setup:
+    """The job as it was measured, on the card it was measured on, if that is a known one; else on one that never waits."""
     found: dict[str, Any] = record.found or {}
     config = job_at(job, replace(record.point, stage=found["zero_stage"], length=found["length"]), Path())
     decided = {name: found["settings"][name] for name in ("micro_batch_tokens", "activation_checkpointing")}
     config = config.model_copy(update={"train": config.train.model_copy(update=decided)})
     work = Work(None, found["length"], found["length"], "generated rows")
-    unknown = Gpu("unknown", 0, None, 0, math.inf, math.inf)
-    setup = Setup(config, unknown, record.point.workers, Shape(**found["shape"]), Footprint(**found["footprint"]), work)
-    if known := gpu_of(found["device"]):
-        return replace(setup, gpu=known)
+    gpu = gpu_of(found["device"]) or Gpu("unknown", 0, None, 0, math.inf, math.inf)
+    return Setup(config, gpu, record.point.workers, Shape(**found["shape"]), Footprint(**found["footprint"]), work)
+
+
+def _with_link(setup: Setup, communication: float) -> Setup:
+    """The same; an unknown card with the link that explains so many seconds of communication."""
+    if setup.gpu.link < math.inf:
+        return setup
     hops = _communication(setup)
-    over_one = _communication(replace(setup, gpu=replace(unknown, link=1, network=1))) - hops
+    over_one = _communication(replace(setup, gpu=replace(setup.gpu, link=1, network=1))) - hops
     link = over_one / (communication - hops) if communication > hops else math.inf
-    return replace(setup, gpu=replace(unknown, link=link, network=link))
+    return replace(setup, gpu=replace(setup.gpu, link=link, network=link))
 
 
 def _communication(setup: Setup) -> float:

@@ -235,6 +235,23 @@ def test_the_page_holds_all_it_needs_and_labels_what_is_projected(tmp_path: Path
     assert _external_references(page) == []
 
 
+def test_a_point_stands_beside_what_the_plan_says_and_what_its_gpus_allow(tmp_path: Path) -> None:
+    record = _make_record(2, device="NVIDIA H100 80GB HBM3")
+    found = record.found | {"peak_flops": 989e12} if record.found else {}
+    [done] = complete([make_record(record.point, found)], _make_job())
+    assert done.limit_tokens_per_second == pytest.approx(2 * 989e12 / 6e9)
+    assert done.predicted_memory_bytes and done.predicted_tokens_per_second
+    assert done.predicted_tokens_per_second < done.limit_tokens_per_second
+    write_page(_summarise([make_record(record.point, found)]), tmp_path)
+    row = "<td>lora, ZeRO 2, length 512, workers 2</td>"
+    assert row in (tmp_path / PAGE).read_text() and "lora, limit" in (tmp_path / PAGE).read_text()
+
+
+def test_of_a_processor_of_unknown_speed_the_plan_says_memory_alone() -> None:
+    [done] = complete([_make_record(1)], _make_job())
+    assert done.predicted_memory_bytes and done.predicted_tokens_per_second is None and done.limit_tokens_per_second is None
+
+
 def test_the_headline_names_the_best_of_those_with_the_most_workers(tmp_path: Path) -> None:
     slow = [2 * second for second in SECONDS]
     points = [_make_record(1), _make_record(2, seconds=slow), _make_record(1, stage=1), _make_record(2, stage=1)]
