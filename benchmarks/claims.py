@@ -29,6 +29,27 @@ class Found:
 
 
 def peers(stored: Stored) -> Found:
+    """Of peers.py, case by case."""
+    found = {case: _peers(CASES_OF_PEERS[case], part) for case, part in cases_of_peers(stored).items()}
+    claims = [claim for each in found.values() for claim in each.claims]
+    missing = [title for case, title in CASES_OF_PEERS.items() if case not in found]
+    claims += [Claim(f"{title}: tokens/s, ours over the fastest peer", aim="at least 1.3") for title in missing]
+    details = [f"**{CASES_OF_PEERS[case]}**: {each.details}" for case, each in found.items()]
+    return Found(claims, "\n\n".join([stored.get("data", "") + ".", *details]))
+
+
+CASES_OF_PEERS = {
+    "lora": "LoRA", "lora-1": "LoRA, one process", "lora-2": "LoRA, two processes",
+    "qlora-1": "QLoRA, one process", "qlora-2": "QLoRA, two processes",
+}  # fmt: skip
+
+
+def cases_of_peers(stored: Stored) -> dict[str, Stored]:
+    """Older files hold one case, in which each contender runs on as many processes as is fastest for it."""
+    return dict(stored["cases"]) if "cases" in stored else {"lora": stored} if stored["results"] else {}
+
+
+def _peers(case: str, stored: Stored) -> Found:
     """Ratios are those of a round; the aim is for the fastest peer as it comes."""
     found, names = stored["results"], [trainer(row) for row in stored["results"]]
     rounds = [list(each["speeds"].values()) if isinstance(each, dict) else each for each in stored["rounds"]]
@@ -40,13 +61,13 @@ def peers(stored: Stored) -> Found:
         beside = ["", ""] if place == 0 else [_spread(ratios), f"{overall[0] / overall[place]:.2f}"]
         rows.append([names[place], f"{row['tokens_per_second']:,.0f}", f"{row['slowest']:,.0f} to {row['fastest']:,.0f}",
                      f"{100 * row['padding']:.1f} %", *beside, f"{row['workers']} x {row['threads']}", row["precision"]])  # fmt: skip
-        what = f"tokens/s, ours over {names[place]}"
+        what = f"{case}: tokens/s, ours over {names[place]}"
         if place == fastest:
             claims.append(_at_least(1.3, ratios, what))
         elif place > 0:
             claims.append(Claim(what, _spread(ratios)))
     header = ["", "tokens/s", "by round", "padding", "ours over it, by round", "over all", "processes x threads", "precision of products"]
-    return Found(claims, f"{stored['data']}; {len(rounds)} rounds.\n\n{table(header, rows)}")
+    return Found(claims, f"{len(rounds)} rounds.\n\n{table(header, rows)}")
 
 
 def trainer(row: Stored) -> str:

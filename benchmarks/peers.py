@@ -1,6 +1,6 @@
 """Tokens a second against Hugging Face Trainer and TRL: same model, examples, loss, optimizer and precision, on this machine's CPU.
 
-    python benchmarks/peers.py [--steps 30] [--json OUT] [--loss completion|all] [--quantized] [--workers N]
+    python benchmarks/peers.py [--cases lora lora-1 lora-2 qlora-1 qlora-2] [--steps 30] [--json OUT] [--loss completion|all]
                                [--data FILE.csv] [--patience 120]
 
 The model is a Llama (6 layers, 256 wide, random weights, a tokenizer of 4096 trained on the spot) with LoRA of rank 16 on every linear
@@ -17,7 +17,8 @@ after round, each in processes of its own, which wait, blocked, while it is not 
 word to go until the last process has finished its last step. Tokens are counted at the door of the model, padding not. A turn during which
 other programs had more than a tenth of the processors is done again, as long as --patience (seconds) lasts.
 
-With --quantized the base model is nf4 with double quantisation (QLoRA) for everyone; with --workers 1 or 2 nobody may choose how many.
+A case is `lora`, as above, or `lora-N` and `qlora-N`: nobody chooses, all have N processes; qlora is on a base model in nf4 with double
+quantisation. Cases are added to OUT as they come; one that is there is not run again.
 
 Only with sampling `random` does a peer draw its batches as we do; with `group_by_length` a batch is of examples of like length.
 """
@@ -55,6 +56,10 @@ EXAMPLES_A_STEP = 64
 LEARNING_RATE = 1e-3
 STEADY = {"schedule": "constant", "warmup": 0}
 NAMES = ("ours", "Trainer", "TRL", "TRL packed")
+CASES: dict[str, tuple[int | None, bool]] = {
+    "lora": (None, False), "lora-1": (1, False), "lora-2": (2, False), "qlora-1": (1, True), "qlora-2": (2, True),
+}  # fmt: skip
+"""Processes of everyone, None where each takes what is fastest; whether the base model is nf4"""
 TRIAL, TURN = 8, 3
 """Steps: to choose a set-up, of one turn in a round"""
 TRIAL_SECONDS = 8.0
@@ -588,41 +593,43 @@ def _spread(lengths: list[int]) -> str:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=30, help="timed steps of each contender (default 30)")
-    parser.add_argument("--json", type=Path, help="write all results to this file")
+    parser.add_argument("--json", type=Path, help="results, added to")
     parser.add_argument("--loss", choices=["completion", "all"], default="completion", help="over the answers' tokens, or over all")
-    parser.add_argument("--quantized", action="store_true", help="QLoRA: the base model in nf4")
-    parser.add_argument("--workers", type=int, choices=[1, 2], help="processes of everyone (default: what is fastest for each)")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=[*CASES], metavar="CASE", help=f"of {', '.join(CASES)} (default: all)")
     parser.add_argument("--data", type=Path, default=BANKING77, help="a CSV file with columns text and category")
     parser.add_argument("--patience", type=float, default=120, help="seconds to wait altogether for a quiet machine (default 120)")
     return parser.parse_args()
 
 
-def main() -> int:
-    arguments = _arguments()
+def _run(case: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """A case, from the choice of set-ups to the last round."""
+    workers, quantized = CASES[case]
     patience = Patience(arguments.patience)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        data = _make_inputs(folder, arguments.data, arguments.loss)
-        print(data, file=sys.stderr)
-        choices = {name: Choice(folder, arguments.loss, patience) for name in NAMES}
-        contenders = [_choose(name, choice, arguments.workers, arguments.quantized) for name, choice in choices.items()]
-        contenders += _with_our_switches(choices, Choice(folder, arguments.loss, patience))
-        rounds = _rounds(contenders, arguments.steps)
-        for contender in contenders:
-            contender.stop()
+    choices = {name: Choice(folder, arguments.loss, patience) for name in NAMES}
+    contenders = [_choose(name, choice, workers, quantized) for name, choice in choices.items()]
+    contenders += _with_our_switches(choices, Choice(folder, arguments.loss, patience))
+    rounds = _rounds(contenders, arguments.steps)
+    for contender in contenders:
+        contender.stop()
     summaries = [_summary(contender) for contender in contenders]
     _print(contenders, summaries, rounds)
-    if arguments.json:
-        results = {
-            "data": data,
-            "loss": arguments.loss,
-            "quantized": arguments.quantized,
-            "workers": arguments.workers,
-            "results": summaries,
-            "rounds": rounds,
-        }
-        results["trials"] = [trial for choice in choices.values() for trial in choice.trials]
-        arguments.json.write_text(json.dumps({**facts(PACKAGES), **results}, indent=1))
+    return {"results": summaries, "rounds": rounds, "trials": [trial for choice in choices.values() for trial in choice.trials]}
+
+
+def main() -> int:
+    arguments = _arguments()
+    stored = json.loads(arguments.json.read_text()) if arguments.json and arguments.json.exists() else {"cases": {}}
+    with tempfile.TemporaryDirectory() as name:
+        data = _make_inputs(Path(name), arguments.data, arguments.loss)
+        print(data, file=sys.stderr)
+        for case in arguments.cases:
+            if case in stored["cases"]:
+                continue
+            print(f"\n{case}", file=sys.stderr)
+            stored["cases"][case] = _run(case, Path(name), arguments)
+            stored |= facts(PACKAGES) | {"data": data, "loss": arguments.loss}
+            if arguments.json:
+                arguments.json.write_text(json.dumps(stored, indent=1))
     return 0
 
 

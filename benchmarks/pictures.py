@@ -6,7 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from claims import BETWEEN, EXCHANGES, GB, ROUND_CASES, Stored, by_exchange, case_name, rounds, step, trainer
+from claims import (
+    BETWEEN,
+    CASES_OF_PEERS,
+    EXCHANGES,
+    GB,
+    ROUND_CASES,
+    Stored,
+    by_exchange,
+    case_name,
+    cases_of_peers,
+    rounds,
+    step,
+    trainer,
+)
 
 from trainers import pictures
 from trainers.pictures import COLOURS, DASHED, new_figure
@@ -27,13 +40,15 @@ def svg(figure: "Figure") -> str:
 
 
 def peers(stored: Stored) -> "Figure":
-    """Tokens a second, with the slowest and the fastest round."""
-    found = stored["results"]
-    figure, axes = new_figure(7.2, 0.7 + 0.42 * len(found))
-    spreads = [(row["slowest"], row["fastest"]) for row in found]
-    _bars(axes, [trainer(row) for row in found], [row["tokens_per_second"] for row in found], spreads)
-    axes.set_xlabel("real tokens a second")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    """Tokens a second, with the slowest and the fastest round, a panel for each case."""
+    cases = {CASES_OF_PEERS[case]: part["results"] for case, part in cases_of_peers(stored).items()}
+    heights = [1.6 + len(found) for found in cases.values()]
+    figure, _ = new_figure(7.2, 0.42 * sum(heights), heights)
+    for axes, (case, found) in zip(figure.axes, cases.items(), strict=True):
+        spreads = [(row["slowest"], row["fastest"]) for row in found]
+        _bars(axes, [trainer(row) for row in found], [row["tokens_per_second"] for row in found], spreads)
+        axes.set_xlabel(f"{case}: real tokens a second")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     return figure
 
 
