@@ -42,6 +42,8 @@ from trainers.world import World
 
 _REPLAYED = 1e-3
 """Of the clipping norm, when a step is replayed: all but the shortest gradients are clipped, and one clipped too little or twice shows"""
+_REPLAYED_UNITS = 64
+"""Most units of a replayed step. Of a federation's rounds each replays one: with all of its units that would be two steps more a round."""
 
 
 @dataclass
@@ -163,7 +165,7 @@ def private_step(run: Run, private: Private, step: int, work: PrivateWork) -> St
     noise = private.pool.submit(private.noise.draw, len(stretch))
     total, loss = clipped_sum(run, private, work, int(private.dropout.integers(1)[0]))
     if private.test.moved is None and len(work.drawn):
-        private.test.moved = _replay(run, private, work)
+        private.test.moved = _replay(run, private, work.drawn)
     loss, lost, asked = run.world.sum(loss, float(run.lease.lost), float(run.notice.is_due))
     if lost:
         raise RunBusyError("another run has taken over the run directory", "this one ends without another write to it")
@@ -221,14 +223,14 @@ def _stretch(size: int, world: World) -> range:
     return range(min(size, each * world.rank), min(size, each * (world.rank + 1)))
 
 
-def _replay(run: Run, private: Private, work: PrivateWork) -> float:
-    """The step's sum with one unit's rows exchanged for nothing, and how far it moved, over the norm it is clipped to. All ranks call it.
+def _replay(run: Run, private: Private, drawn: np.ndarray) -> float:
+    """How far the sum over units moves with one unit's rows exchanged for nothing, over the norm it is clipped to. All ranks call it.
 
     The shapes stay, so that what other units contribute is computed by the same operations: what else moves, leaked.
     """
-    without = int(work.drawn[0])
+    work = private_work(run, private.units, drawn[:_REPLAYED_UNITS])
     run.engine.train(False)  # dropout would draw otherwise for a changed pass
-    both = [clipped_sum(run, private, each, 0, shrink=_REPLAYED)[0] for each in (work, without_unit(work, without))]
+    both = [clipped_sum(run, private, each, 0, shrink=_REPLAYED)[0] for each in (work, without_unit(work, int(drawn[0])))]
     run.engine.train()
     moved = sum(float(part.double().square().sum()) for _, part in private.gradients.split(both[0].sub_(both[1])))
     return math.sqrt(run.world.sum(moved)[0]) / (_REPLAYED * private.plan.clip_norm)
