@@ -112,6 +112,8 @@ class LocalConfig(Part):
     """Of the first round"""
     schedule: Literal["constant", "linear"] = "linear"
     """Of the learning rate, round by round; linear falls by as much after each, to learning_rate / rounds in the last"""
+    moments: Literal["kept", "new"] = "kept"
+    """Adam's: kept at the bank from its round before, or new in each. Always new with fedsvd, which turns the coordinates they are of"""
     clip_norm: float = Field(gt=0)
     """Most that a unit's gradient may measure (L2, over all trained parameters); without privacy, a step's"""
     max_length: int = Field(ge=2)
@@ -185,6 +187,10 @@ class TrainingConfig(Part):
         """Of a round's steps."""
         passed = (round - 1) / self.rounds if self.local.schedule == "linear" else 0.0
         return self.local.learning_rate * (1 - passed)
+
+    @property
+    def keeps_moments(self) -> bool:
+        return self.local.moments == "kept" and self.aggregation.method != "fedsvd"
 
     @property
     def hash(self) -> bytes:

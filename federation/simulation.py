@@ -178,11 +178,11 @@ def _open(home: Path, bank: BankConfig, base_model: str, take: Take) -> Bank:
     return Bank(folder, partial(load_bank, folder / "bank.yaml"), base_model, trainer_of(home, bank, take))
 
 
-def accuracies(home: Path, take: Take, test: Path) -> list[float]:
-    """Of the global model on public rows, after each round from 0, the model that the run began with."""
-    judge = judge_of(home, take, test)
+def accuracies(home: Path, take: Take, test: Path, *, every: int = 1) -> dict[int, float]:
+    """Of the global model on public rows after every so many rounds and after the last, by round; 0 is what the run began with."""
+    judge, last = judge_of(home, take, test), training_of(home).rounds
     with Journal(home / "coordinator" / "runs" / RUN) as journal:
-        return [judge(journal.adapter(round)) for round in range(training_of(home).rounds + 1)]
+        return {round: judge(journal.adapter(round)) for round in (*range(0, last, every), last)}
 
 
 def judge_of(home: Path, take: Take, test: Path) -> Callable[[Adapter], float]:

@@ -18,6 +18,7 @@ from torch import nn
 from trainers.config import TrainConfig
 from trainers.data.batches import Batch
 from trainers.memory import PERSISTENT, PREFETCH, REDUCE_BUCKET, REUSE_DISTANCE, SUB_GROUP
+from trainers.moments import Moments
 from trainers.world import World
 
 if not torch.cuda.is_available():
@@ -242,19 +243,34 @@ class Engine:
 
     def whole_masters(self) -> dict[str, torch.Tensor]:
         """The trained parameters' float32 masters, whole on every rank, on the CPU. A collective call."""
-        mine = [(f.name, f.start, self.state(f, MASTER).detach().cpu().clone()) for f in self.fragments()]
-        found = {name: torch.empty(getattr(p, "ds_shape", p.shape), dtype=torch.float32) for name, p in self.names.items()}
+        return self._whole(MASTER)
+
+    def whole_moments(self) -> Moments:
+        """Whole on every rank, on the CPU. A collective call."""
+        steps = [int(state["step"]) for state in self._states.values() if "step" in state]
+        return Moments(max(0, *steps, *self.world.gather(max(steps, default=0))), self._whole(FIRST_MOMENT), self._whole(SECOND_MOMENT))
+
+    def _whole(self, kind: str) -> dict[str, torch.Tensor]:
+        mine = [(f.name, f.start, self.state(f, kind).detach().cpu().clone()) for f in self.fragments()]
+        found = {name: torch.empty(shape, dtype=torch.float32) for name, shape in self.shapes.items()}
         for name, start, stretch in (part for share in self.world.gather(mine) for part in share):
             found[name].view(-1)[start : start + len(stretch)] = stretch
         return found
 
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """Of the trained parameters, whole."""
+        return {name: getattr(parameter, "ds_shape", parameter.shape) for name, parameter in self.names.items()}
+
     @torch.no_grad()
-    def begin_with(self, masters: Mapping[str, torch.Tensor]) -> None:
-        """Start anew from these float32 values of all trained parameters, the same on every rank. A collective call."""
-        self.begin_at(0)
+    def begin_with(self, masters: Mapping[str, torch.Tensor], moments: Moments | None = None) -> None:
+        """Start from these float32 values of all trained parameters, the same on every rank; without moments anew. A collective call."""
+        self.begin_at(moments.steps if moments else 0)
+        whole = {MASTER: masters} | ({FIRST_MOMENT: moments.first, SECOND_MOMENT: moments.second} if moments else {})
         for fragment in self.fragments():
-            stretch = masters[fragment.name].reshape(-1)[fragment.start : fragment.start + fragment.numel]
-            self.state(fragment, MASTER).copy_(stretch)
+            for kind, tensors in whole.items():
+                stretch = tensors[fragment.name].reshape(-1)[fragment.start : fragment.start + fragment.numel]
+                self.state(fragment, kind).copy_(stretch)
         self.masters_to_parameters()
 
     @property

@@ -56,6 +56,8 @@ class Order:
     adapter: Adapter
     private: PrivateSteps | None = None
     evaluation: Evaluation | None = None
+    keep_moments: bool = False
+    """Go on with the optimizer's moments of the round before, and keep them for the next one"""
 
     def pack(self) -> bytes:
         return _pack(self.adapter, replace(self, adapter={}))

@@ -3,7 +3,8 @@
 A round brings an adapter and says how many steps to take from it; the answer is the adapter after them. What has to survive is on disk in
 the spool: the order until it is answered, the answer until it is taken. So there are no checkpoints: a process that was killed, and is
 started again, begins the round it was in anew, from the order. Its private steps are charged anew, and where the round's reservation holds
-fewer than the round has, it takes those that are left: nothing of the steps before was released.
+fewer than the round has, it takes those that are left: nothing of the steps before was released. What is kept from round to round, the
+optimizer's moments (moments.py), is then that of the last steps taken, released or not.
 
 `Rounds` is the same without a spool, for many jobs that differ in their rows: a simulation's, whose banks share one model.
 
@@ -37,6 +38,7 @@ from trainers.errors import ConfigError, RunBusyError
 from trainers.events import Listener
 from trainers.loop import Run, ordinary_steps, rightness
 from trainers.model import load_tokenizer, names_on_disk, shape_of
+from trainers.moments import Moments
 from trainers.orders import READY, STOP, Done, Evaluation, Failed, Order, PrivateSteps
 from trainers.private import Private, begin, charge, enter_on_main, private_steps, verdicts, with_secrets
 from trainers.private_work import Units
@@ -46,6 +48,7 @@ from trainers.worker import Opened, build, decide, opened, prepare_data, sampler
 
 _ABANDONED_SECONDS = 600.0
 """After which a process ends that nobody will ask again: the one that did has died, and was not started again"""
+_MOMENTS = "moments.safetensors"
 _WAIT_SECONDS = 20.0
 """How long rank 0 looks for an order before it tells the others that there is none yet: no collective may wait for hours"""
 
@@ -72,6 +75,8 @@ class Job:
     model: Model
     digests: tuple[str, ...]
     """SHA-256 of its files, those to train on first"""
+    kept: Path
+    """The moments of the round before"""
 
 
 def train_rounds(run_dir: Path, *, run_id: str, spool: Path, choices: Sequence[Choice] = (), listeners: Sequence[Listener] = ()) -> None:
@@ -116,7 +121,7 @@ def _load(held: Opened, choices: Sequence[Choice]) -> Job:
     choices = [*choices, *chosen_here, *chosen_with_model]
     held.log.emit("start", step=0, steps=run.sampler.steps, **start_facts(run, summary, shape, choices))
     names = {on_disk: name for name, on_disk in names_on_disk(loaded.module).items()}
-    return Job(run, Model(loaded.module, loaded.base, names), _digests(summary))
+    return Job(run, Model(loaded.module, loaded.base, names), _digests(summary), held.run_dir / _MOMENTS)
 
 
 def _beside(job: Job, held: Opened) -> Job:
@@ -129,7 +134,7 @@ def _beside(job: Job, held: Opened) -> Job:
     for side in sides:
         side.number_classes_as(job.run.train.labels)
     run = replace(job.run, config=config, train=sides[0], validation=sides[1], sampler=sampler_of(config, len(sides[0])))
-    return Job(run, job.model, _digests(summary))
+    return Job(run, job.model, _digests(summary), held.run_dir / _MOMENTS)
 
 
 def _digests(summary: Summary) -> tuple[str, ...]:
@@ -197,6 +202,8 @@ def _take(job: Job, order: Order) -> Done:
         elif order.steps:
             done = replace(done, steps=_count(ordinary_steps(run, 0)))
     adapter = {**order.adapter, **_trained(job)} if order.steps else {}
+    if order.steps and order.keep_moments:
+        _keep(job)
     seconds = time.perf_counter() - began
     run.log.emit("round", step=done.steps, round=order.round, attempt=order.attempt, steps=done.steps, seconds=round(seconds, 2))
     return replace(done, adapter=adapter, seconds=seconds)
@@ -219,7 +226,7 @@ def round_seed(seed: int, round: int, attempt: int) -> int:
 
 
 def _put(job: Job, order: Order) -> None:
-    """The order's adapter into the model, whatever the ZeRO stage, and the optimizer as new."""
+    """The order's adapter into the model, whatever the ZeRO stage, and the optimizer as it was left, or as new."""
     if order.adapter.keys() != job.model.names.keys():
         other = min(order.adapter.keys() ^ job.model.names.keys())
         raise ConfigError(f"{other} is {'no part of' if other in order.adapter else 'missing in'} the adapter of this job",
@@ -232,11 +239,22 @@ def _put(job: Job, order: Order) -> None:
             raise ConfigError(f"{name} is {tuple(tensor.shape)}, expected {tuple(shape)}", "rank and targets have to be those of the job")
         if not bool(tensor.isfinite().all()):
             raise ConfigError(f"{name} has NaN or infinity in it", "the run has diverged: begin from an earlier round's adapter")
-    job.run.engine.begin_with({name: tensors[name.removeprefix("model.")] for name in job.run.engine.names})
+    engine = job.run.engine
+    moments = job.run.world.on_main(lambda: Moments.read(job.kept)) if order.keep_moments and order.steps else None
+    if moments is not None and not moments.fit(engine.shapes):
+        moments = None  # of another adapter
+    engine.begin_with({name: tensors[name.removeprefix("model.")] for name in engine.names}, moments)
     for name, tensor in tensors.items():
         if not parameters[name].requires_grad:
             with torch.no_grad(), gathered([parameters[name]], modify=True):
                 parameters[name].copy_(tensor)
+
+
+def _keep(job: Job) -> None:
+    """The moments for the next round, unless they would spoil it."""
+    moments = job.run.engine.whole_moments()
+    if moments.finite:
+        job.run.world.on_main(lambda: moments.write(job.kept))
 
 
 def _trained(job: Job) -> dict[str, np.ndarray]:

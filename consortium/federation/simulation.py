@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from federation.simulation import Spending
 
@@ -60,12 +60,12 @@ def simulate(
                 (output / "coordinator" / "runs" / simulation.RUN / "stop").touch()
                 raise
             going.result()
-        reached = simulation.accuracies(output, take, test) if test else []
+        reached = simulation.accuracies(output, take, test) if test else {}
     _show(reached, simulation.spendings(output))
     print(f"adapter  {output / 'coordinator' / 'runs' / simulation.RUN / 'result'}")
 
 
-def _show(reached: "Sequence[float]", spendings: "Sequence[Spending]") -> None:
+def _show(reached: "Mapping[int, float]", spendings: "Sequence[Spending]") -> None:
     from rich.table import Table
 
     from consortium.tables import print_whole
@@ -73,7 +73,7 @@ def _show(reached: "Sequence[float]", spendings: "Sequence[Spending]") -> None:
 
     if reached:
         table = Table("after round", "accuracy", box=None, padding=(0, 2))
-        for round, accuracy in enumerate(reached):
+        for round, accuracy in reached.items():
             table.add_row(str(round), f"{accuracy:.3f}")
         print_whole(table)
     table = Table("bank", "rows", "units", "epsilon", box=None, padding=(0, 2))

@@ -180,7 +180,8 @@ def order_of(task: Task, bank: BankConfig) -> Order:
             raise ConfigError("private training without a reservation", "reserve the round's budget first")
         private = PrivateSteps(task.budget.plan, task.budget.training)
     evaluation = None if training.evaluation == "off" else _evaluation_of(task, bank)
-    return Order(task.round, task.attempt, steps, training.learning_rate(task.round), task.adapter, private, evaluation)
+    rate = training.learning_rate(task.round)
+    return Order(task.round, task.attempt, steps, rate, task.adapter, private, evaluation, training.keeps_moments)
 
 
 def _evaluation_of(task: Task, bank: BankConfig) -> Evaluation:

@@ -1,5 +1,6 @@
 """A training process that takes rounds: against ordinary runs, and what it says when something is wrong with a round."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,36 @@ def test_a_round_takes_the_steps_of_an_ordinary_run(llama_dir: Path, tmp_path: P
     assert max(float(np.abs(first.adapter[name] - expected[name]).max()) for name in expected) < 1e-7
     assert all(np.array_equal(first.adapter[name], again.adapter[name]) for name in expected)  # nothing is left of the round before
     assert any(not np.array_equal(first.adapter[name], second.adapter[name]) for name in expected)
+
+
+@pytest.mark.parametrize(("stage", "workers"), [(1, 1), pytest.param(3, 2, marks=pytest.mark.slow)])
+def test_rounds_that_keep_moments_are_a_longer_round_cut_in_two(llama_dir: Path, tmp_path: Path, stage: int, workers: int) -> None:
+    """Steps over all rows, which do not depend on their order; the second round is another process's, on other workers."""
+    rows = write_rows(tmp_path, count=16)
+    train = {"max_steps": 1, "global_batch_size": 16} | CONSTANT
+    whole, job = (make_job(tmp_path / name, llama_dir, rows, train=train, zero=stage) for name in ("whole", "rounds"))
+    start = _start(llama_dir, tmp_path, rows)
+    begun = _order(adapter=start, steps=3, keep_moments=True)
+
+    [first] = _serve(job, [begun], workers=workers)
+    assert isinstance(first, Done)
+    then = _order(adapter=first.adapter, round=2, steps=3, keep_moments=True)
+    [second] = _serve(job, [then])
+    [uncut] = _serve(whole, [_order(adapter=start, steps=6)])
+
+    assert isinstance(second, Done) and isinstance(uncut, Done)
+    expected = uncut.adapter
+    assert _distance(second.adapter, expected) < 1e-5 < _distance(first.adapter, expected)
+    assert (job / "moments.safetensors").stat().st_mode & 0o777 == 0o600
+    (job / "moments.safetensors").write_bytes(b"torn")
+    [without] = _serve(job, [then])
+    [new] = _serve(job, [replace(then, keep_moments=False)])
+    assert isinstance(without, Done) and isinstance(new, Done)
+    assert _distance(without.adapter, new.adapter) == 0 and _distance(new.adapter, expected) > 1e-4
+
+
+def _distance(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> float:
+    return max(float(np.abs(one[name] - other[name]).max()) for name in one)
 
 
 def test_jobs_that_share_a_model_take_the_rounds_they_would_take_alone(bert_dir: Path, tmp_path: Path) -> None:
