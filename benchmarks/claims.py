@@ -90,6 +90,21 @@ def loop_overhead(stored: Stored) -> Found:
     return Found([_at_most(1.03, medians, "time of a step, ours over a bare loop", shown)], table(header, rows))
 
 
+def scaling(stored: Stored) -> Found:
+    """Of scaling.py: points of `consortium bench`."""
+    points = [point for point in stored["results"] if point["status"] == "measured"]
+    claims, rows = [], []
+    for point in points:
+        series = f"{point['method']}, ZeRO {point['stage']}"
+        if point["workers"] > 1:
+            claims.append(Claim(f"efficiency of {point['workers']} workers, {series}", f"{100 * point['efficiency']:.0f} %"))
+        rows.append([series, point["workers"], f"{point['tokens_per_second']:,.0f}", f"{100 * point['efficiency']:.0f} %",
+                     f"{1000 * point['step_seconds']['median']:.0f}", f"{100 * point['communication_share']:.1f} %",
+                     f"{point['peak_memory_bytes'] / GB:.2f}", f"{point['predicted_memory_bytes'] / GB:.2f}"])  # fmt: skip
+    header = ["", "workers", "tokens/s", "efficiency", "ms a step", "communication", "peak of a worker, GB", "predicted, GB"]
+    return Found(claims or [Claim("tokens/s of 2 workers over that of one")], table(header, rows))
+
+
 def dp_overhead(stored: Stored) -> Found:
     ordinary, *others = stored["results"]
     claims = []

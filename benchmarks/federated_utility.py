@@ -10,8 +10,8 @@ ours       whole runs of `consortium federation simulate` in this process: fedav
 alone      each bank by an ordinary run of as many steps as it takes in a federation, with a cosine schedule
 pooled     an ordinary run on the rows of all, of as many examples as all banks take together
 Flower     its own loop, `flwr.serverapp.strategy.FedAvg.start`, over the same banks with the same local work (our training, the same
-           steps, rate and start, an optimizer that is new in each round) and updates as they are. Its simulation engine, which would need another version of Ray, is left out:
-           nodes are called one after the other.
+           steps, rate and start, an optimizer that is new in each round) and updates as they are. Its simulation engine, which would
+           need another version of Ray, is left out: nodes are called one after the other.
 
 After a seed of all, the best federation without privacy and the best at epsilon 8 are run with two more, which deal the rows anew. Best is
 what the first seed's test rows say, so that this one flatters them a little; the others do not. Recipes were not chosen by test rows:

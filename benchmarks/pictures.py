@@ -21,6 +21,7 @@ from claims import (
     trainer,
 )
 
+from cluster import bench_page
 from trainers import pictures
 from trainers.pictures import COLOURS, DASHED, new_figure
 
@@ -49,6 +50,13 @@ def peers(stored: Stored) -> "Figure":
         _bars(axes, [trainer(row) for row in found], [row["tokens_per_second"] for row in found], spreads)
         axes.set_xlabel(f"{case}: real tokens a second")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    return figure
+
+
+def scaling(stored: Stored) -> "Figure":
+    """As the page of `consortium bench` has it."""
+    figure = bench_page.draw(stored["results"])
+    assert figure is not None
     return figure
 
 
