@@ -1,0 +1,76 @@
+"""Tokens a second by number of workers: `consortium bench` itself, on as many workers as this machine's processors, a thread each.
+
+    python benchmarks/scaling.py [--workers 1,2] [--json OUT]
+
+The model is a Llama (6 layers, 256 wide, random weights) in float32, rows of 512 tokens, each worker the same number of tokens a step,
+whatever their number (weak scaling); LoRA of rank 16 and full fine-tuning at ZeRO 1, 2 and 3. Efficiency is tokens a second of a worker
+over those of one alone. Workers on a CPU share its memory and, where processors are threads of one core, that too: what is lost there is
+not communication, whose share of a step stands beside it.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from facts import facts
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))  # a checkout that is not installed
+PACKAGES = ("torch", "deepspeed", "ray", "transformers", "peft")
+JOB = """
+name: scaling
+model: {path: model}
+method: {lora: {rank: 16}}
+data: {train: generated, max_length: 512}
+task: sft
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", default="1,2", help="numbers of workers (default 1,2)")
+    parser.add_argument("--steps", default="20", help="timed steps a point (default 20)")
+    parser.add_argument("--json", type=Path, default=Path("scaling.json"), help="results")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _make_model(folder / "model")
+        (folder / "job.yaml").write_text(JOB)
+        grid = ["--workers", arguments.workers, "--method", "lora,full", "--zero", "1,2,3", "--steps", arguments.steps]
+        command = [sys.executable, "-m", "consortium", "bench", "job.yaml", *grid, "--output", "found"]
+        subprocess.run(command, cwd=folder, check=True)
+        found = json.loads((folder / "found" / "bench.json").read_text())
+    points = [{name: value for name, value in point.items() if name != "found"} for point in found["points"]]
+    arguments.json.write_text(json.dumps(facts(PACKAGES) | {"parameters": found["parameters"], "results": points}, indent=1))
+    return 0
+
+
+def _make_model(folder: Path) -> None:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from trainers.data.tokenizer import train_tokenizer
+
+    tokenizer = train_tokenizer((f"{number} and {number * number}" for number in range(2000)), folder, vocabulary=512)
+    torch.manual_seed(0)
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=256,
+            intermediate_size=688,
+            num_hidden_layers=6,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=1024,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    ).save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
