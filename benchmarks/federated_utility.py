@@ -72,9 +72,11 @@ class Point:
 
 GRID = [
     Point("pooled", None, 0),
-    *(Point(method, None, 0) for method in METHODS),
+    Point("ffa", None, 0),
     Point("alone", None, 0),
     Point("flower", None, 0),
+    Point("fedavg", None, 0),
+    Point("fedsvd", None, 0),
     *(Point(method, EPSILON, 0) for method in METHODS),
 ]
 
