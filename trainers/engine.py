@@ -247,8 +247,8 @@ class Engine:
 
     def whole_moments(self) -> Moments:
         """Whole on every rank, on the CPU. A collective call."""
-        steps = [int(state["step"]) for state in self._states.values() if "step" in state]
-        return Moments(max(0, *steps, *self.world.gather(max(steps, default=0))), self._whole(FIRST_MOMENT), self._whole(SECOND_MOMENT))
+        taken = max((int(state["step"]) for state in self._states.values() if "step" in state), default=0)
+        return Moments(max(self.world.gather(taken)), self._whole(FIRST_MOMENT), self._whole(SECOND_MOMENT))
 
     def _whole(self, kind: str) -> dict[str, torch.Tensor]:
         mine = [(f.name, f.start, self.state(f, kind).detach().cpu().clone()) for f in self.fragments()]
