@@ -184,8 +184,7 @@ def process(quick: bool) -> Iterator[Result]:
         for method, count, stage in product(methods, workers, (1, 2, 3)):
             config = make_config({"path": folder, "dtype": "float32"}, method, 128, zero=stage,
                                  train={"activation_checkpointing": False, "micro_batch_tokens": 256})  # fmt: skip
-            memory = predict(config, "cpu", workers=count)
-            yield Result("process", f"{method:4} {count} workers, ZeRO-{stage}", memory.total - memory.context,
+            yield Result("process", f"{method:4} {count} workers, ZeRO-{stage}", predict(config, "cpu", workers=count).total,
                          max(_in_processes(config, count)))  # fmt: skip
 
 

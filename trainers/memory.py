@@ -25,8 +25,6 @@ RESERVE = 0.10
 """Share of a card's memory that a plan leaves free: the allocator's fragments, a longer row than most."""
 CONTEXT_BYTES = 600 * 2**20
 """Of a CUDA context with the libraries' kernels and workspaces. Taken from experience, not counted."""
-PROCESS_BYTES = 1000 * 2**20
-"""Of a worker on a CPU before it has a model: Python, torch, DeepSpeed, transformers, Ray. As measured by benchmarks/scaling.py."""
 CHANNEL_BYTES = 400 * 2**20
 """Of NCCL's channels where there is more than one worker. Taken from experience, not counted."""
 
@@ -112,7 +110,6 @@ class Memory:
     private: float
     """What else a private step has: the sum, its noise if that lies in this memory, with ZeRO-3 the trained parameters whole"""
     context: float
-    """What a worker takes before it has a model"""
     activations: float
     """Kept for the backward pass, and what a block's backward pass needs beyond the room of the logits"""
     dequantized: float
@@ -192,7 +189,7 @@ def memory_of(footprint: Footprint, zero: ZeroConfig, *, workers: int, tokens: f
         communication=communication,
         units=_MASTER * units * f.of_unit,
         private=_private(f, stage, workers) if units else 0,
-        context=CONTEXT_BYTES + (CHANNEL_BYTES if workers > 1 else 0) if f.device == "cuda" else PROCESS_BYTES,
+        context=(CONTEXT_BYTES + (CHANNEL_BYTES if workers > 1 else 0)) if f.device == "cuda" else 0,
         activations=activations,
         dequantized=dequantized,
         mask=mask,

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainers.config import ZeroConfig
-from trainers.memory import CHANNEL_BYTES, CONTEXT_BYTES, PROCESS_BYTES, REDUCE_BUCKET, Footprint, Memory, memory_of, room
+from trainers.memory import CHANNEL_BYTES, CONTEXT_BYTES, REDUCE_BUCKET, Footprint, Memory, memory_of, room
 
 N, ADAPTERS = 8_030_261_248, 41_943_040
 LORA = Footprint(
@@ -148,7 +148,7 @@ def test_noise_is_made_in_main_memory() -> None:
 def test_a_worker_alone_has_no_channels() -> None:
     assert _memory(LORA, 2, 1).context == CONTEXT_BYTES
     assert _memory(LORA, 2, 2).context == CONTEXT_BYTES + CHANNEL_BYTES
-    assert _memory(replace(LORA, device="cpu"), 2, 2).context == PROCESS_BYTES
+    assert _memory(replace(LORA, device="cpu"), 2, 2).context == 0
 
 
 def test_a_tenth_of_a_card_stays_free() -> None:
