@@ -100,8 +100,8 @@ def scaling(stored: Stored) -> Found:
             claims.append(Claim(f"efficiency of {point['workers']} workers, {series}", f"{100 * point['efficiency']:.0f} %"))
         rows.append([series, point["workers"], f"{point['tokens_per_second']:,.0f}", f"{100 * point['efficiency']:.0f} %",
                      f"{1000 * point['step_seconds']['median']:.0f}", f"{100 * point['communication_share']:.1f} %",
-                     f"{point['peak_memory_bytes'] / GB:.2f}", f"{point['predicted_memory_bytes'] / GB:.2f}"])  # fmt: skip
-    header = ["", "workers", "tokens/s", "efficiency", "ms a step", "communication", "peak of a worker, GB", "predicted, GB"]
+                     *(f"{point[f'{kind}_memory_bytes'] / 2**30:.2f}" for kind in ("peak", "predicted"))])  # fmt: skip
+    header = ["", "workers", "tokens/s", "efficiency", "ms a step", "communication", "peak of a worker, GiB", "predicted, GiB"]
     return Found(claims or [Claim("tokens/s of 2 workers over that of one")], table(header, rows))
 
 

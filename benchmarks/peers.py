@@ -15,7 +15,7 @@ that leaves float32 products exact and oneDNN computes them. To tell our loop fr
 CPU (trainers/cpu.py), the fastest peer takes part once more with the same switches, marked +. Then all take turns of a few steps, round
 after round, each in processes of its own, which wait, blocked, while it is not their turn. Time is taken outside of them, here: from the
 word to go until the last process has finished its last step. Tokens are counted at the door of the model, padding not. A turn during which
-other programs had more than a tenth of the processors is done again, as long as --patience (seconds) lasts.
+other programs had more than a tenth of the processors is done again, as long as the case's --patience (seconds) lasts.
 
 A case is `lora`, as above, or `lora-N` and `qlora-N`: nobody chooses, all have N processes; qlora is on a base model in nf4 with double
 quantisation. Cases are added to OUT as they come; one that is there is not run again.
@@ -597,7 +597,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--loss", choices=["completion", "all"], default="completion", help="over the answers' tokens, or over all")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=[*CASES], metavar="CASE", help=f"of {', '.join(CASES)} (default: all)")
     parser.add_argument("--data", type=Path, default=BANKING77, help="a CSV file with columns text and category")
-    parser.add_argument("--patience", type=float, default=120, help="seconds to wait altogether for a quiet machine (default 120)")
+    parser.add_argument("--patience", type=float, default=120, help="seconds to wait in a case for a quiet machine (default 120)")
     return parser.parse_args()
 
 
@@ -622,12 +622,15 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         data = _make_inputs(Path(name), arguments.data, arguments.loss)
         print(data, file=sys.stderr)
+        now = facts(PACKAGES) | {"data": data, "loss": arguments.loss}
+        if any(stored.get(key, now[key]) != now[key] for key in ("data", "loss", "versions", "revision")) or "cases" not in stored:
+            raise SystemExit(f"{arguments.json}: of other data, versions or another revision; name another file")
         for case in arguments.cases:
             if case in stored["cases"]:
                 continue
             print(f"\n{case}", file=sys.stderr)
             stored["cases"][case] = _run(case, Path(name), arguments)
-            stored |= facts(PACKAGES) | {"data": data, "loss": arguments.loss}
+            stored |= now
             if arguments.json:
                 arguments.json.write_text(json.dumps(stored, indent=1))
     return 0

@@ -105,7 +105,7 @@ CHAPTERS = (
         "Scaling",
         """Tokens a second by number of workers, each with the same number of tokens a step: `consortium bench` on a small Llama and
         this machine's processors. `consortium bench JOB.yaml --workers 1,2,4,8` measures yours, and projects what they do not have.
-        4 and 8 workers, and GPUs, are not measured.""",
+        Workers on GPUs are not measured.""",
         Benchmark("scaling", claims.scaling, pictures.scaling, "Tokens a second and a worker's peak memory by number of workers"),
     ),
     Chapter(
@@ -146,7 +146,8 @@ CHAPTERS = (
     Chapter(
         "Federated accuracy",
         """BANKING77 among five banks (Dirichlet 0.5), beside each bank alone, pooled data, and Flower's plain FedAvg on the same
-        partition, with the same local work.""",
+        partition with as many local steps. Ours keeps each bank's moments of Adam from round to round and has momentum at the server;
+        Flower's, as in its examples, has neither.""",
         Benchmark("federated_utility", claims.federated_utility),
     ),
     Chapter(
@@ -243,7 +244,8 @@ def _provenance(file: File) -> str:
 def _earlier(file: File, benchmark: Benchmark) -> str:
     """A line for a file that is not the newest."""
     data = f" ({file.stored['data']})" if "data" in file.stored else ""
-    figures = "; ".join(f"{claim.what}: {claim.found}" for claim in benchmark.read(file.stored).claims)
+    measured = [claim for claim in benchmark.read(file.stored).claims if claim.found != claims.NOT_MEASURED]
+    figures = "; ".join(f"{claim.what}: {claim.found}" for claim in measured)
     return f"Before that: {file.link}, {file.date}{data}. {figures}."
 
 

@@ -10,6 +10,7 @@ not communication, whose share of a step stands beside it.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -41,7 +42,7 @@ def main() -> int:
         (folder / "job.yaml").write_text(JOB)
         grid = ["--workers", arguments.workers, "--method", "lora,full", "--zero", "1,2,3", "--steps", arguments.steps]
         command = [sys.executable, "-m", "consortium", "bench", "job.yaml", *grid, "--output", "found"]
-        subprocess.run(command, cwd=folder, check=True)
+        subprocess.run(command, cwd=folder, check=True, env=os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"})
         found = json.loads((folder / "found" / "bench.json").read_text())
     points = [{name: value for name, value in point.items() if name != "found"} for point in found["points"]]
     arguments.json.write_text(json.dumps(facts(PACKAGES) | {"parameters": found["parameters"], "results": points}, indent=1))

@@ -38,7 +38,8 @@ FORMULAS = {
     "data": "share of a step spent waiting for its batch",
     "memory": "peak of one worker: allocated on the GPU, or resident of the process on a CPU",
     "cost": "price of a worker for an hour × workers / tokens an hour, for a million tokens",
-    "predicted": "what `consortium plan` says of the point before it is run; speed of known GPUs only",
+    "predicted": "by the models of `consortium plan`, of the point's one pass a step; speed of known GPUs only; memory as it is measured: "
+    "on a GPU without the context, on a CPU with 1,000 MiB of the process before it has a model",
     "projected": "from the most workers measured, by the models of `consortium plan`: the times of computing and of communication grow "
     "as theirs do, and so does memory. Assumed are "
     + "; ".join(COMMUNICATION)

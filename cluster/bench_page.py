@@ -150,11 +150,12 @@ def _panel(axes: "Axes", points: Sequence[Entry], value: str, title: str, *, uni
 
 
 def _expect(axes: "Axes", points: Sequence[Entry], value: str, *, unit: float) -> None:
-    """Crosses where the plan has the points."""
+    """Crosses where the plan has the points, each in its method's colour."""
     foretold = [entry for entry in points if entry.get(value) is not None]
-    for method in dict.fromkeys(entry["method"] for entry in foretold):
-        places = _columns([entry for entry in foretold if entry["method"] == method], value, unit)
-        axes.plot(*places, linestyle="none", marker="x", markersize=7, color=COLOURS[_METHOD_COLOURS[method]], label="as the plan has it")
+    if foretold:
+        colours = [COLOURS[_METHOD_COLOURS[entry["method"]]] for entry in foretold]
+        axes.scatter(*_columns(foretold, value, unit), marker="x", s=40, linewidths=1.2, c=colours, zorder=3)
+        axes.scatter([], [], marker="x", s=40, linewidths=1.2, color=COLOURS["muted"], label="as the plan has it")
 
 
 def _limit(axes: "Axes", points: Sequence[Entry]) -> None:

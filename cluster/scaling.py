@@ -28,19 +28,25 @@ def complete(records: Sequence[Record], job: JobSpec, *, projected: Sequence[int
     return [_with_cost(record, price) for record in done]
 
 
+_PROCESS_BYTES = 1000 * 2**20
+"""Of a worker on a CPU before it has a model: Python, torch, DeepSpeed, transformers, Ray. Taken from experience, not counted."""
+
+
 def _with_prediction(record: Record, job: JobSpec) -> Record:
-    """Where the model's memory can be counted. Predicted without a look at what was measured."""
+    """Where the model's memory can be counted. Predicted without a look at what was measured but the tokens of its one pass a step.
+
+    Memory as it is measured: of the GPU's allocator, which does not see the context; of the whole process on a CPU.
+    """
     assert record.found is not None and record.tokens_per_step is not None
     if record.found["footprint"] is None:
         return record
-    setup = _setup(job, record)
-    tokens, a_pass = record.tokens_per_step // setup.workers, setup.config.train.micro_batch_tokens
-    assert isinstance(a_pass, int)
-    speed = None
-    if setup.gpu.flops is not None:
-        passes = math.ceil(tokens / a_pass)
-        speed = setup.workers / token_seconds(setup, tokens=tokens / passes, passes=passes).total
-    return replace(record, predicted_tokens_per_second=speed, predicted_memory_bytes=round(_memory(setup)))
+    setup, tokens = _setup(job, record), record.tokens_per_step // record.point.workers
+    train = setup.config.train.model_copy(update={"micro_batch_tokens": tokens})
+    setup = replace(setup, config=setup.config.model_copy(update={"train": train}))
+    speed = None if setup.gpu.flops is None else setup.workers / token_seconds(setup, tokens=tokens, passes=1).total
+    memory = memory_of_job(setup.config, setup.footprint, workers=setup.workers)
+    measurable = memory.total - memory.context if setup.footprint.device == "cuda" else memory.total + _PROCESS_BYTES
+    return replace(record, predicted_tokens_per_second=speed, predicted_memory_bytes=round(measurable))
 
 
 def _with_efficiency(record: Record, measured: Sequence[Record]) -> Record:

@@ -112,8 +112,8 @@ class LocalConfig(Part):
     """Of the first round"""
     schedule: Literal["constant", "linear"] = "linear"
     """Of the learning rate, round by round; linear falls by as much after each, to learning_rate / rounds in the last"""
-    moments: Literal["kept", "new"] = "kept"
-    """Adam's: kept at the bank from its round before, or new in each. Always new with fedsvd, which turns the coordinates they are of"""
+    moments: Literal["auto", "kept", "new"] = "auto"
+    """Adam's: kept at the bank from its round before, or new in each. auto: kept, but new with fedsvd, which turns their coordinates"""
     clip_norm: float = Field(gt=0)
     """Most that a unit's gradient may measure (L2, over all trained parameters); without privacy, a step's"""
     max_length: int = Field(ge=2)
@@ -163,6 +163,9 @@ class TrainingConfig(Part):
                 f"training.metrics: {', '.join(self.metrics)}: with evaluation: off there are none: leave them out": (
                     bool(self.metrics) and self.evaluation == "off"
                 ),
+                "training.local.moments: kept: fedsvd turns the coordinates that they are of: leave it out": (
+                    self.local.moments == "kept" and self.aggregation.method == "fedsvd"
+                ),
                 f"training.metrics: none, and evaluation: {self.evaluation}: say which, as in [accuracy], or set evaluation: off": (
                     not self.metrics and self.evaluation != "off"
                 ),
@@ -190,7 +193,7 @@ class TrainingConfig(Part):
 
     @property
     def keeps_moments(self) -> bool:
-        return self.local.moments == "kept" and self.aggregation.method != "fedsvd"
+        return self.local.moments != "new" and self.aggregation.method != "fedsvd"
 
     @property
     def hash(self) -> bytes:

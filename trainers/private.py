@@ -43,7 +43,7 @@ from trainers.world import World
 _REPLAYED = 1e-3
 """Of the clipping norm, when a step is replayed: all but the shortest gradients are clipped, and one clipped too little or twice shows"""
 _REPLAYED_UNITS = 64
-"""Most units of a replayed step. Of a federation's rounds each replays one: with all of its units that would be two steps more a round."""
+"""Most units of a replayed step, if not four a worker. Every round of a federation replays one: with all units that is two steps more."""
 
 
 @dataclass
@@ -228,7 +228,7 @@ def _replay(run: Run, private: Private, drawn: np.ndarray) -> float:
 
     The shapes stay, so that what other units contribute is computed by the same operations: what else moves, leaked.
     """
-    work = private_work(run, private.units, drawn[:_REPLAYED_UNITS])
+    work = private_work(run, private.units, drawn[: max(_REPLAYED_UNITS, 4 * run.world.size)])
     run.engine.train(False)  # dropout would draw otherwise for a changed pass
     both = [clipped_sum(run, private, each, 0, shrink=_REPLAYED)[0] for each in (work, without_unit(work, int(drawn[0])))]
     run.engine.train()

@@ -3,8 +3,8 @@
 A round brings an adapter and says how many steps to take from it; the answer is the adapter after them. What has to survive is on disk in
 the spool: the order until it is answered, the answer until it is taken. So there are no checkpoints: a process that was killed, and is
 started again, begins the round it was in anew, from the order. Its private steps are charged anew, and where the round's reservation holds
-fewer than the round has, it takes those that are left: nothing of the steps before was released. What is kept from round to round, the
-optimizer's moments (moments.py), is then that of the last steps taken, released or not.
+fewer than the round has, it takes those that are left: nothing of the steps before was released. What a round leaves to the next one is
+in moments.py.
 
 `Rounds` is the same without a spool, for many jobs that differ in their rows: a simulation's, whose banks share one model.
 
@@ -28,6 +28,7 @@ from privacy.evaluation import event, public, release
 from privacy.ledger import Ledger, Reservation
 from privacy.plan import Event, PrivacyPlan
 from privacy.stream import Stream
+from trainers import moments
 from trainers.config import UnitColumn
 from trainers.cpu import fast_products
 from trainers.data.prepare import Summary
@@ -38,7 +39,6 @@ from trainers.errors import ConfigError, RunBusyError
 from trainers.events import Listener
 from trainers.loop import Run, ordinary_steps, rightness
 from trainers.model import load_tokenizer, names_on_disk, shape_of
-from trainers.moments import Moments
 from trainers.orders import READY, STOP, Done, Evaluation, Failed, Order, PrivateSteps
 from trainers.private import Private, begin, charge, enter_on_main, private_steps, verdicts, with_secrets
 from trainers.private_work import Units
@@ -48,7 +48,6 @@ from trainers.worker import Opened, build, decide, opened, prepare_data, sampler
 
 _ABANDONED_SECONDS = 600.0
 """After which a process ends that nobody will ask again: the one that did has died, and was not started again"""
-_MOMENTS = "moments.safetensors"
 _WAIT_SECONDS = 20.0
 """How long rank 0 looks for an order before it tells the others that there is none yet: no collective may wait for hours"""
 
@@ -75,8 +74,8 @@ class Job:
     model: Model
     digests: tuple[str, ...]
     """SHA-256 of its files, those to train on first"""
-    kept: Path
-    """The moments of the round before"""
+    folder: Path
+    """Of the run; moments are kept there"""
 
 
 def train_rounds(run_dir: Path, *, run_id: str, spool: Path, choices: Sequence[Choice] = (), listeners: Sequence[Listener] = ()) -> None:
@@ -121,7 +120,7 @@ def _load(held: Opened, choices: Sequence[Choice]) -> Job:
     choices = [*choices, *chosen_here, *chosen_with_model]
     held.log.emit("start", step=0, steps=run.sampler.steps, **start_facts(run, summary, shape, choices))
     names = {on_disk: name for name, on_disk in names_on_disk(loaded.module).items()}
-    return Job(run, Model(loaded.module, loaded.base, names), _digests(summary), held.run_dir / _MOMENTS)
+    return Job(run, Model(loaded.module, loaded.base, names), _digests(summary), held.run_dir)
 
 
 def _beside(job: Job, held: Opened) -> Job:
@@ -134,7 +133,7 @@ def _beside(job: Job, held: Opened) -> Job:
     for side in sides:
         side.number_classes_as(job.run.train.labels)
     run = replace(job.run, config=config, train=sides[0], validation=sides[1], sampler=sampler_of(config, len(sides[0])))
-    return Job(run, job.model, _digests(summary), held.run_dir / _MOMENTS)
+    return Job(run, job.model, _digests(summary), held.run_dir)
 
 
 def _digests(summary: Summary) -> tuple[str, ...]:
@@ -203,7 +202,7 @@ def _take(job: Job, order: Order) -> Done:
             done = replace(done, steps=_count(ordinary_steps(run, 0)))
     adapter = {**order.adapter, **_trained(job)} if order.steps else {}
     if order.steps and order.keep_moments:
-        _keep(job)
+        _keep_moments(job, order.round)
     seconds = time.perf_counter() - began
     run.log.emit("round", step=done.steps, round=order.round, attempt=order.attempt, steps=done.steps, seconds=round(seconds, 2))
     return replace(done, adapter=adapter, seconds=seconds)
@@ -239,22 +238,26 @@ def _put(job: Job, order: Order) -> None:
             raise ConfigError(f"{name} is {tuple(tensor.shape)}, expected {tuple(shape)}", "rank and targets have to be those of the job")
         if not bool(tensor.isfinite().all()):
             raise ConfigError(f"{name} has NaN or infinity in it", "the run has diverged: begin from an earlier round's adapter")
-    engine = job.run.engine
-    moments = job.run.world.on_main(lambda: Moments.read(job.kept)) if order.keep_moments and order.steps else None
-    if moments is not None and not moments.fit(engine.shapes):
-        moments = None  # of another adapter
-    engine.begin_with({name: tensors[name.removeprefix("model.")] for name in engine.names}, moments)
+    engine, private = job.run.engine, job.run.config.privacy is not None
+    kept = None
+    if order.keep_moments and order.steps:
+        kept = job.run.world.on_main(lambda: moments.read(job.folder, order.round, engine.shapes, private=private))
+    engine.begin_with({name: tensors[name.removeprefix("model.")] for name in engine.names}, kept)
     for name, tensor in tensors.items():
         if not parameters[name].requires_grad:
             with torch.no_grad(), gathered([parameters[name]], modify=True):
                 parameters[name].copy_(tensor)
 
 
-def _keep(job: Job) -> None:
-    """The moments for the next round, unless they would spoil it."""
-    moments = job.run.engine.whole_moments()
-    if moments.finite:
-        job.run.world.on_main(lambda: moments.write(job.kept))
+def _keep_moments(job: Job, round: int) -> None:
+    """For the next round, unless they would spoil it. A disk that is full costs the moments, and no round that is paid for."""
+    run, left = job.run, job.run.engine.whole_moments()
+    if not left.finite:
+        return
+    try:
+        run.world.on_main(lambda: moments.write(job.folder, round, left, private=run.config.privacy is not None))
+    except OSError as error:
+        run.log.emit("warning", step=0, message=f"the optimizer's moments are not kept: {error}")
 
 
 def _trained(job: Job) -> dict[str, np.ndarray]:

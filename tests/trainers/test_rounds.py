@@ -19,7 +19,7 @@ from privacy.plan import PrivacyPlan
 from tests import helpers
 from tests.trainers import plain
 from tests.trainers.jobs import make_job, write_labelled_rows, write_rows
-from trainers import worker
+from trainers import moments, worker
 from trainers.data.prepare import describe_file
 from trainers.errors import ConfigError
 from trainers.orders import STOP, Done, Evaluation, Failed, Order, PrivateSteps, unpack_answer
@@ -98,12 +98,50 @@ def test_rounds_that_keep_moments_are_a_longer_round_cut_in_two(llama_dir: Path,
     assert isinstance(second, Done) and isinstance(uncut, Done)
     expected = uncut.adapter
     assert _distance(second.adapter, expected) < 1e-5 < _distance(first.adapter, expected)
-    assert (job / "moments.safetensors").stat().st_mode & 0o777 == 0o600
-    (job / "moments.safetensors").write_bytes(b"torn")
-    [without] = _serve(job, [then])
-    [new] = _serve(job, [replace(then, keep_moments=False)])
-    assert isinstance(without, Done) and isinstance(new, Done)
-    assert _distance(without.adapter, new.adapter) == 0 and _distance(new.adapter, expected) > 1e-4
+    left = [path for path in job.iterdir() if path.name.startswith("moments")]
+    assert sorted(path.name for path in left) == ["moments-000001.safetensors", "moments-000002.safetensors"]
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in left)
+
+
+def test_a_round_tried_again_goes_on_from_the_round_before_and_not_from_the_attempt(llama_dir: Path, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path, count=16)
+    job = make_job(tmp_path / "rounds", llama_dir, rows, train={"max_steps": 1, "global_batch_size": 16} | CONSTANT)
+    first = _order(adapter=_start(llama_dir, tmp_path, rows), steps=3, keep_moments=True)
+
+    one, again = _serve(job, [first, replace(first, attempt=2)])
+    assert isinstance(one, Done) and isinstance(again, Done)
+    assert _distance(one.adapter, again.adapter) < 1e-5
+    then = _order(adapter=one.adapter, round=3, steps=3, keep_moments=True)
+    looked, kept, new = _serve(job, [replace(then, round=2, steps=0, evaluation=None), then, replace(then, keep_moments=False)])
+    assert isinstance(looked, Done) and isinstance(kept, Done) and isinstance(new, Done)
+    assert _distance(kept.adapter, new.adapter) > 1e-4
+    (job / "moments-000003.safetensors").write_bytes(b"torn")
+    [refused] = _serve(job, [replace(then, round=4)])
+    assert isinstance(refused, Failed) and "moments-000003" in refused.message and "without the file" in refused.hint
+
+
+def test_moments_of_rounds_without_privacy_are_none_of_a_private_one_s(tmp_path: Path) -> None:
+    shapes = {"weight": torch.Size([2, 3])}
+    found = moments.Moments(7, {"weight": torch.ones(2, 3)}, {"weight": torch.full((2, 3), 2.0)})
+    moments.write(tmp_path, 1, found, private=False)
+    assert moments.read(tmp_path, 2, shapes, private=True) is None
+    assert moments.read(tmp_path, 1, shapes, private=False) is None
+    read = moments.read(tmp_path, 5, shapes, private=False)
+    assert read is not None and read.steps == 7 and torch.equal(read.second["weight"], found.second["weight"])
+    with pytest.raises(ConfigError, match="another adapter"):
+        moments.read(tmp_path, 2, {"weight": torch.Size([3, 3])}, private=False)
+
+
+def test_a_disk_that_is_full_costs_the_moments_and_not_the_round(llama_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    rows = write_rows(tmp_path, count=16)
+    job = make_job(tmp_path / "rounds", llama_dir, rows, train={"max_steps": 1} | CONSTANT)
+    monkeypatch.setattr(moments, "write", full)
+    [done] = _serve(job, [_order(adapter=_start(llama_dir, tmp_path, rows), keep_moments=True)])
+    assert isinstance(done, Done) and done.steps == 5
+    assert "moments are not kept: [Errno 28]" in (job / "events.jsonl").read_text()
 
 
 def _distance(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> float:
