@@ -256,14 +256,16 @@ def _show(*arguments: object, quiet: bool = False) -> None:
 def _compare(folder: Path, home: Path, banks: Sequence[Bank], base: Path, pooled: Path, test: Path) -> dict[str, Any]:
     """Accuracy on customers of all banks. Alone and pooled: as many private steps as a bank takes in all rounds, and the same epsilon."""
     everybody = Bank("pooled", folder, pooled, sum(bank.units for bank in banks))
-    with ThreadPoolExecutor(os.cpu_count()) as aside:
-        adapters = [*aside.map(lambda bank: _train_alone(folder / "alone", bank, base), [*banks, everybody])]
+    processors = os.cpu_count() or 1
+    with ThreadPoolExecutor(processors) as aside:
+        adapters = [*aside.map(lambda bank: _train_alone(folder / "alone", bank, base, threads=1), banks)]
+    adapters.append(_train_alone(folder / "alone", everybody, base, threads=processors))
     *alone, of_all = [_accuracy(adapter, base, test) for adapter in adapters]
     federated = _accuracy(home / "runs" / RUN / "result", base, test)
     return {"federated": federated, "alone": dict(zip([bank.name for bank in banks], alone, strict=True)), "pooled": of_all}
 
 
-def _train_alone(folder: Path, bank: Bank, base: Path) -> Path:
+def _train_alone(folder: Path, bank: Bank, base: Path, *, threads: int) -> Path:
     """What an ordinary private job makes of these rows."""
     from privacy.ledger import Ledger
     from trainers.data.prepare import describe_file
@@ -292,7 +294,7 @@ def _train_alone(folder: Path, bank: Bank, base: Path) -> Path:
         },
     }  # fmt: skip
     (run_dir / "config.json").write_text(json.dumps(config))
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     with (run_dir / "log").open("wb") as log:
         command = [sys.executable, "-m", "trainers", str(run_dir / "config.json")]
         if subprocess.run(command, check=False, stdout=log, stderr=log, env=environment).returncode:
