@@ -45,13 +45,14 @@ from typing import Any
 from unittest import mock
 
 from facts import facts
+from small_llama import write_llama
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))  # a checkout that is not installed
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 BANKING77 = REPOSITORY.parent / "shared" / "data" / "banking77" / "train.csv"
-VOCABULARY, LAYERS, WIDTH, RANK, ALPHA = 4096, 6, 256, 16, 32
+VOCABULARY, RANK, ALPHA = 4096, 16, 32
 EXAMPLES_A_STEP = 64
 LEARNING_RATE = 1e-3
 STEADY = {"schedule": "constant", "warmup": 0}
@@ -524,30 +525,13 @@ def _print(contenders: list[Contender], summaries: list[dict[str, Any]], rounds:
 def _make_inputs(folder: Path, data: Path, loss: str) -> str:
     """Model, tokenizer, our rows and the peers' examples of the same tokens; where the data came from."""
     import datasets
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
 
     from trainers.config import DataConfig
     from trainers.data import prepare
-    from trainers.data.tokenizer import train_tokenizer
 
     turns = list(_conversations(data, folder))
-    tokenizer = train_tokenizer((f"User:\n{q}\nAssistant:\n{a}" for q, a in turns), folder / "model", vocabulary=VOCABULARY)
-    torch.manual_seed(0)
-    LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=WIDTH,
-            intermediate_size=688,
-            num_hidden_layers=LAYERS,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=1024,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    ).save_pretrained(folder / "model")
+    texts = (f"User:\n{question}\nAssistant:\n{answer}" for question, answer in turns)
+    tokenizer = write_llama(folder / "model", texts, vocabulary=VOCABULARY)
     _write_rows(turns, folder / f"{loss}.jsonl", loss)
     task = "sft" if loss == "completion" else "pretrain"
     prepare.prepare(DataConfig(train=[folder / f"{loss}.jsonl"], validation_fraction=0), task, tokenizer, folder / "data", max_length=1024)

@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 
 from facts import facts
+from small_llama import write_llama
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))  # a checkout that is not installed
@@ -38,7 +39,7 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        _make_model(folder / "model")
+        write_llama(folder / "model", (f"{number} and {number * number}" for number in range(2000)), vocabulary=512)
         (folder / "job.yaml").write_text(JOB)
         grid = ["--workers", arguments.workers, "--method", "lora,full", "--zero", "1,2,3", "--steps", arguments.steps]
         command = [sys.executable, "-m", "consortium", "bench", "job.yaml", *grid, "--output", "found"]
@@ -47,30 +48,6 @@ def main() -> int:
     points = [{name: value for name, value in point.items() if name != "found"} for point in found["points"]]
     arguments.json.write_text(json.dumps(facts(PACKAGES) | {"parameters": found["parameters"], "results": points}, indent=1))
     return 0
-
-
-def _make_model(folder: Path) -> None:
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from trainers.data.tokenizer import train_tokenizer
-
-    tokenizer = train_tokenizer((f"{number} and {number * number}" for number in range(2000)), folder, vocabulary=512)
-    torch.manual_seed(0)
-    LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=256,
-            intermediate_size=688,
-            num_hidden_layers=6,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=1024,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    ).save_pretrained(folder)
 
 
 if __name__ == "__main__":
