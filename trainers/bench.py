@@ -28,7 +28,8 @@ from trainers.lease import Lease
 from trainers.loop import Run, StepWork, train_step, works
 from trainers.model import load_model_config, load_tokenizer, shape_of
 from trainers.report import write_atomically
-from trainers.worker import build, decide, device_name, quiet, versions, watched
+from trainers.versions import versions
+from trainers.worker import PACKAGES, build, decide, device_name, quiet, watched
 from trainers.world import World
 
 RESULT, REASON = "result.json", "reason.txt"
@@ -99,7 +100,7 @@ def _measure(config: TrainConfig, folder: Path, world: World, steps: int) -> dic
         "shape": asdict(shape),
         "footprint": None if counted is None else asdict(counted),
         "device": device_name(world),
-        "versions": versions(),
+        "versions": versions(PACKAGES),
         "settings": {"dtype": run.config.model.dtype, "micro_batch_tokens": run.config.train.micro_batch_tokens, "packing": run.packing,
                      "activation_checkpointing": run.config.train.activation_checkpointing, "attention": run.config.model.attention},
     }  # fmt: skip

@@ -2,12 +2,10 @@
 
 import contextlib
 import socket
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +40,13 @@ from trainers.promise import steps_of
 from trainers.report import read_events, write_report
 from trainers.schedule import learning_rate_schedule
 from trainers.storage import Store, publish
+from trainers.versions import versions
 from trainers.watchdog import watching
 from trainers.world import World
 
 _OTHER_DATA = "put the files back as they were, or give the run another name"
-_PACKAGES = ("consortium", "torch", "deepspeed", "ray", "transformers", "peft", "bitsandbytes", "datasets", "safetensors")
+PACKAGES = ("consortium", "torch", "deepspeed", "ray", "transformers", "peft", "bitsandbytes", "datasets", "safetensors")
+"""Which decide what a run computes"""
 
 
 @dataclass(frozen=True)
@@ -329,7 +329,7 @@ def start_facts(run: Run, summary: Summary, shape: Shape, choices: list[Choice])
         "zero_stage": engine.stage,
         "method": method,
         "device": device_name(world),
-        "versions": versions(),
+        "versions": versions(PACKAGES),
         "data": _data_facts(summary),
         "parameters": {"total": total, "trainable": trainable},
         "choices": [choice.as_dict() for choice in choices],
@@ -381,17 +381,6 @@ def _hardware(world: World) -> Hardware:
         return Hardware("cuda", world.size, min(world.gather(torch.cuda.get_device_properties(world.device).total_memory)))
     machines = world.gather((socket.gethostname(), psutil.virtual_memory().total))
     return Hardware("cpu", world.size, min(total // machines.count((name, total)) for name, total in machines))
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of the packages that decide what a run computes."""
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found | {"python": ".".join(map(str, sys.version_info[:3]))}
 
 
 def quiet() -> None:

@@ -8,7 +8,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +25,7 @@ from privacy.ledger import Ledger
 from privacy.secagg.identity import fingerprint
 from privacy.secagg.transcript import read
 from privacy.statement import code_digest
+from trainers.versions import versions
 
 FORMAT = 1
 Dossier = dict[str, Any]
@@ -240,7 +240,7 @@ def _common(side: str, roster: Roster) -> Dossier:
             "members": [{"name": member.name, "fingerprint": member.fingerprint} for member in roster.members],
         },
         "code": {"privacy": code_digest(), "federation": code_digest(Path(__file__).parents[1])},
-        "versions": _versions(),
+        "versions": versions(_PACKAGES),
         "not_covered": list(NOT_COVERED),
     }
 
@@ -267,13 +267,3 @@ def _refusal(decision: Decision) -> dict[str, Any]:
 
 def _checked(found: Check) -> dict[str, Any]:
     return asdict(found) | {"findings": [asdict(each) for each in found.findings], "others": list(found.others)}
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
