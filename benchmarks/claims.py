@@ -165,9 +165,9 @@ def federated_utility(stored: Stored) -> Found:
     table_rows = []
     for (what, epsilon), rows in runs.items():
         recipe, accuracy = rows[0]["recipe"], _spread([100 * row["accuracy"] for row in rows], 1)
-        kept = (recipe[name] for name in ("rounds", "steps", "batch", "learning_rate"))
+        kept = (recipe.get(name, "") for name in ("rounds", "steps", "batch", "learning_rate", "alpha"))
         table_rows.append([names.get(what, what), epsilon or "none", f"{accuracy} %", len(rows), *kept, round(rows[0]["seconds"] / 60)])
-    header = ["", "epsilon", "test accuracy", "runs", "rounds", "steps a round", "rows a step", "learning rate", "minutes"]
+    header = ["", "epsilon", "test accuracy", "runs", "rounds", "steps a round", "rows a step", "learning rate", "alpha", "minutes"]
     rest = f"\n\nOf {_CASES} cases {len(runs)} are measured." if len(runs) < _CASES else ""
     return Found(claims, table(header, table_rows) + rest)
 

@@ -48,8 +48,8 @@ BANKS, EPSILON = 5, 8.0
 ORDINARY = {"rounds": 20, "steps": 16, "batch": 32, "clip_norm": 1.0, "alpha": 32, "targets": "all-linear"}
 """At each bank, 5 epochs of its rows"""
 PRIVATE = {"rounds": 8, "steps": 6, "batch": 480, "clip_norm": 0.5, "alpha": 0.16, "targets": ["bert.pooler.dense"]}
-"""12 epochs. Noise falls on every parameter alike: with one adapted layer and a small alpha that on the adapter hardly moves the model, while
-the new head takes the large rate it needs."""
+"""12 epochs. Noise falls on every parameter alike: with one adapted layer and a small alpha that on the adapter hardly moves the model,
+while the new head takes the large rate it needs."""
 RATES = {"pooled": 2e-3, "alone": 2e-3, "flower": 3e-3, "fedavg": 3e-3, "ffa": 1.2e-2, "fedsvd": 1.2e-2}
 PRIVATE_RATES = {"fedavg": 0.3, "ffa": 0.6, "fedsvd": 0.6}
 """Of the first round. B alone takes, and needs, a higher one; a small alpha a much higher one. fedsvd keeps no moments."""
@@ -287,8 +287,8 @@ def main() -> int:
     if arguments.other:
         stored["results"] += json.loads(arguments.other.read_text())["results"]
         stored["results"].sort(key=lambda each: _place(Point(each["what"], each["epsilon"], each["seed"])))
-        arguments.json.write_text(json.dumps(stored, indent=1))
     stored |= facts(("torch", "transformers", "peft", "flwr", "dp-accounting"))
+    arguments.json.write_text(json.dumps(stored, indent=1))
     while waiting := _waiting(stored["results"], arguments.points, arguments.only):
         with tempfile.TemporaryDirectory() as folder:
             data = _rows(arguments.data, Path(folder), arguments.every, arguments.held_out)

@@ -154,6 +154,30 @@ def federated_round(stored: Stored) -> "Figure":
     return figure
 
 
+def federated_utility(stored: Stored) -> "Figure":
+    """Accuracy round by round of the first seed; dashed what has no rounds, with its name at the left."""
+    figure, axes = new_figure(7.2, 3.9)
+    first = [row for row in stored["results"] if row["seed"] == 0]
+    colours = {"ffa": "accent", "fedsvd": "second", "fedavg": "good"}
+    for row in first:
+        if "by_round" in row:
+            private = row["epsilon"] is not None
+            reached = [int(each) for each in row["by_round"]], [100 * each for each in row["by_round"].values()]
+            axes.plot(*reached, color=COLOURS[colours[row["what"]]], linewidth=1.7, linestyle=":" if private else "-",
+                      marker="s" if private else "o", markersize=4.5, clip_on=False,
+                      label=row["what"] + (f", epsilon {row['epsilon']:g}" if private else ""))  # fmt: skip
+    names = {"pooled": "pooled", "flower": "Flower's FedAvg", "alone": "best bank alone"}
+    last = max((int(each) for row in first for each in row.get("by_round", {})), default=1)
+    for row in first:
+        if row["what"] in names:
+            axes.axhline(100 * row["accuracy"], **DASHED)
+            axes.text(0.01 * last, 100 * row["accuracy"] + 1, names[row["what"]], va="bottom", fontsize=8, color=COLOURS["muted"])
+    axes.set(xlim=(0, last), ylim=(0, 100), xlabel="round", ylabel="test accuracy, %")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    _legend(axes)
+    return figure
+
+
 def _bars(axes: "Axes", names: Sequence[str], lengths: Sequence[float], spreads: Sequence[tuple[float, float]]) -> None:
     """Ours in one colour, others in another; the first on top."""
     for place, (name, length, (low, high)) in enumerate(zip(names, lengths, spreads, strict=True)):
