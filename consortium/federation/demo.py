@@ -10,10 +10,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import yaml
@@ -88,14 +89,18 @@ def run_demo(folder: Path, count: int) -> dict[str, Any]:
     console.print(f"[bold]4. run[/]  {_TERMS['rounds']} rounds of {count} banks; {banks[2].name} is killed in the second, and comes back")
     threads = max(1, (os.cpu_count() or 1) // count)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # banks have a machine each elsewhere: here all train at the same time
-    with Children(folder / "logs") as children:
-        _federate(children, home, banks, base, port)
-        _show("status", "--home", home, "--once")
-        _show("status", "--home", banks[0].home)
-    console.print("[bold]5. audit[/]  the banks' transcripts compared; dossiers of coordinator and bank")
-    _audit(folder, home, banks)
-    console.print("[bold]6. compare[/]  on customers of all banks held out: federated, each bank alone, all rows in one place")
-    results = _compare(folder, home, banks, base, data.intents_train, data.intents_test)
+    everybody = Bank("pooled", folder, data.intents_train, sum(bank.units for bank in banks))
+    with _trained_aside(folder / "alone", [*banks, everybody], base, data.intents_test) as aside:
+        with Children(folder / "logs") as children:
+            _federate(children, home, banks, base, port)
+            _show("status", "--home", home, "--once")
+            _show("status", "--home", banks[0].home)
+        console.print("[bold]5. audit[/]  the banks' transcripts compared; dossiers of coordinator and bank")
+        _audit(folder, home, banks)
+        console.print("[bold]6. compare[/]  on customers of all banks held out: federated, each bank alone, all rows in one place")
+        *alone, pooled = [accuracy.result() for accuracy in aside]
+    federated = _accuracy(home / "runs" / RUN / "result", base, data.intents_test)
+    results = {"federated": federated, "alone": dict(zip([bank.name for bank in banks], alone, strict=True)), "pooled": pooled}
     _table(results, home, banks, time.monotonic() - began)
     return results
 
@@ -253,20 +258,26 @@ def _show(*arguments: object, quiet: bool = False) -> None:
         pass
 
 
-def _compare(folder: Path, home: Path, banks: Sequence[Bank], base: Path, pooled: Path, test: Path) -> dict[str, Any]:
-    """Accuracy on customers of all banks. Alone and pooled: as many private steps as a bank takes in all rounds, and the same epsilon."""
-    everybody = Bank("pooled", folder, pooled, sum(bank.units for bank in banks))
-    processors = os.cpu_count() or 1
-    with ThreadPoolExecutor(processors) as aside:
-        adapters = [*aside.map(lambda bank: _train_alone(folder / "alone", bank, base, threads=1), banks)]
-    adapters.append(_train_alone(folder / "alone", everybody, base, threads=processors))
-    *alone, of_all = [_accuracy(adapter, base, test) for adapter in adapters]
-    federated = _accuracy(home / "runs" / RUN / "result", base, test)
-    return {"federated": federated, "alone": dict(zip([bank.name for bank in banks], alone, strict=True)), "pooled": of_all}
+@contextlib.contextmanager
+def _trained_aside(folder: Path, banks: Sequence[Bank], base: Path, test: Path) -> Iterator[list[Future[float]]]:
+    """Accuracies, on customers of all banks, of what each makes of its own rows: run on what the federation leaves of the processors."""
+    judging = Lock()
+
+    def accuracy(bank: Bank) -> float:
+        adapter = _train_alone(folder, bank, base)
+        with judging:
+            return _accuracy(adapter, base, test)
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        try:
+            yield [pool.submit(accuracy, bank) for bank in banks]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
-def _train_alone(folder: Path, bank: Bank, base: Path, *, threads: int) -> Path:
-    """What an ordinary private job makes of these rows."""
+def _train_alone(folder: Path, bank: Bank, base: Path) -> Path:
+    """What an ordinary private job makes of these rows, of as many steps as a bank takes in all rounds, at the same epsilon."""
     from privacy.ledger import Ledger
     from trainers.data.prepare import describe_file
 
@@ -294,10 +305,9 @@ def _train_alone(folder: Path, bank: Bank, base: Path, *, threads: int) -> Path:
         },
     }  # fmt: skip
     (run_dir / "config.json").write_text(json.dumps(config))
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     with (run_dir / "log").open("wb") as log:
-        command = [sys.executable, "-m", "trainers", str(run_dir / "config.json")]
-        if subprocess.run(command, check=False, stdout=log, stderr=log, env=environment).returncode:
+        command = ["nice", "-n", "19", sys.executable, "-m", "trainers", str(run_dir / "config.json")]
+        if subprocess.run(command, check=False, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode:
             raise ProcessError(f"training {bank.name} alone has failed", f"{run_dir / 'log'} says why")
     return run_dir / "adapter"
 
