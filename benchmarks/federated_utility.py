@@ -50,9 +50,10 @@ ORDINARY = {"rounds": 20, "steps": 16, "batch": 32, "clip_norm": 1.0, "alpha": 3
 PRIVATE = {"rounds": 8, "steps": 6, "batch": 480, "clip_norm": 0.5, "alpha": 0.16, "targets": ["bert.pooler.dense"]}
 """12 epochs. Noise falls on every parameter alike: with one adapted layer and a small alpha that on the adapter hardly moves the model,
 while the new head takes the large rate it needs."""
-RATES = {"pooled": 2e-3, "alone": 2e-3, "flower": 3e-3, "fedavg": 3e-3, "ffa": 1.2e-2, "fedsvd": 1.2e-2}
+RATES = {"pooled": 2e-3, "alone": 2e-3, "flower": 3e-3, "fedavg": 3e-3, "ffa": 1.2e-2, "fedsvd": 3e-3}
 PRIVATE_RATES = {"fedavg": 0.3, "ffa": 0.6, "fedsvd": 0.6}
-"""Of the first round. B alone takes, and needs, a higher one; a small alpha a much higher one. fedsvd keeps no moments."""
+"""Of the first round. B alone takes, and needs, a higher one; not so fedsvd, which keeps no moments and has longer rows of A: with ffa's it
+ends as it began. A small alpha takes a much higher one."""
 MOMENTUM = 0.5
 """The server's, of ours without privacy; Flower's plain FedAvg has none"""
 UPDATE = 1024.0
