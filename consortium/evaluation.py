@@ -18,6 +18,7 @@ from trainers.config import DataConfig, ModelConfig, Task
 from trainers.data.formats import Chat, Completion
 from trainers.errors import ConfigError, DataError, ModelError
 from trainers.evaluate import (
+    ANSWER_TOKENS,
     Item,
     Scored,
     answers,
@@ -127,9 +128,10 @@ def predict_lines(path: Path, source: str, *, abstain_below: float) -> None:
     loaded = load_target(target)
     for first, lines in _chunks(source, 64):
         texts = [_text_of(line, f"{source}:{number}") for number, line in zip(first, lines, strict=True)]
-        for line, (answer, confidence) in zip(lines, _predict(target, loaded, texts), strict=True):
-            abstained = confidence < abstain_below
+        for line, (answer, confidence, unread) in zip(lines, _predict(target, loaded, texts), strict=True):
+            abstained = confidence < abstain_below or (unread > 0 and not answer)
             said = {"input": line, "answer": None if abstained else answer, "confidence": round(confidence, 4), "abstained": abstained}
+            said |= {"unread_tokens": unread} if unread else {}
             print(json.dumps(said, ensure_ascii=False), flush=True)
 
 
@@ -289,16 +291,25 @@ def _decoded(line: bytes, origin: str) -> str:
         raise DataError(f"{origin}: not UTF-8 ({error.reason})", "convert it, as in: iconv -f WINDOWS-1252 -t UTF-8") from error
 
 
-def _predict(target: Target, loaded: Loaded, texts: list[str]) -> list[tuple[str, float]]:
+def _predict(target: Target, loaded: Loaded, texts: list[str]) -> list[tuple[str, float, int]]:
+    """Answer, confidence, and the tokens that were not read. A prompt of which not all could be read is not answered."""
     if target.task == "classify":
         found = class_probabilities(loaded, texts, max_length=target.max_length)
-        names = loaded.base.config.id2label
-        return [(names[int(row.argmax())], float(row.max())) for row in found]
-    if target.task == "pretrain":
-        return answers(loaded, texts)
-    system = target.data.system_prompt if target.data is not None else None
-    before = [("system", system)] if system else []
-    return answers(loaded, [chat_prompt(loaded, [*before, ("user", text)]) for text in texts])
+        names, unread = loaded.base.config.id2label, _beyond(loaded, texts, target.max_length, special=True)
+        return [(names[int(row.argmax())], float(row.max()), beyond) for row, beyond in zip(found, unread, strict=True)]
+    prompts = texts
+    if target.task == "sft":
+        system = target.data.system_prompt if target.data is not None else None
+        before = [("system", system)] if system else []
+        prompts = [chat_prompt(loaded, [*before, ("user", text)]) for text in texts]
+    longest = shape_of(target.model, target.task).longest_input
+    unread = [0] * len(prompts) if longest is None else _beyond(loaded, prompts, max(1, longest - ANSWER_TOKENS), special=False)
+    written = iter(answers(loaded, [prompt for prompt, beyond in zip(prompts, unread, strict=True) if not beyond]))
+    return [("", 0.0, beyond) if beyond else (*next(written), 0) for beyond in unread]
+
+
+def _beyond(loaded: Loaded, texts: list[str], room: int, *, special: bool) -> list[int]:
+    return [max(0, len(ids) - room) for ids in loaded.tokenizer(texts, add_special_tokens=special)["input_ids"]]
 
 
 def _text_of(line: str, origin: str) -> str:

@@ -151,7 +151,7 @@ def predict(
     input_: Annotated[str, typer.Option("--input", help="Text lines or JSONL; - is standard input.", metavar="FILE|-")] = "-",
     abstain_below: Annotated[float, typer.Option(help="Abstain when the confidence is lower.", min=0, max=1)] = 0.0,
 ) -> None:
-    """Answer each input line with a confidence, as JSON lines."""
+    """Answer each input line with a confidence, as JSON lines. Of a line that is too long `unread_tokens` says by how much."""
     _demand(run, "a run, an adapter or a model directory")
     from consortium.evaluation import predict_lines
 

@@ -24,6 +24,8 @@ from trainers.model import Loaded
 from trainers.objectives import NextToken
 
 Progress = Callable[[int, int], None]
+ANSWER_TOKENS = 128
+"""Written at most, unless a caller wants fewer"""
 _TOKENS_A_PASS = 4096
 
 
@@ -134,7 +136,7 @@ def class_probabilities(
 
 
 def answers(
-    loaded: Loaded, prompts: Sequence[str], *, max_new_tokens: int = 128, progress: Progress = lambda done, total: None
+    loaded: Loaded, prompts: Sequence[str], *, max_new_tokens: int = ANSWER_TOKENS, progress: Progress = lambda done, total: None
 ) -> list[tuple[str, float]]:
     """Greedy continuations of rendered prompts, each with its confidence: the geometric mean of its tokens' probabilities."""
     tokenizer = loaded.tokenizer

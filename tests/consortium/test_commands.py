@@ -99,6 +99,13 @@ def test_predict_answers_each_line_and_abstains_below_a_confidence(run_dir: Path
     assert [answer["abstained"] for answer in answers] == [True, True] and answers[0]["input"] == "I lost my card"
 
 
+def test_a_line_longer_than_the_model_reads_is_not_answered_and_those_beside_it_are(run_dir: Path) -> None:
+    lines = _consortium("predict", run_dir, stdin="my card is lost " * 20_000 + "\nwhich fee?\n").stdout.splitlines()
+    long, short = (json.loads(line) for line in lines)
+    assert long["answer"] is None and long["abstained"] and long["unread_tokens"] > 10_000
+    assert short["answer"] is not None and "unread_tokens" not in short
+
+
 def test_a_line_that_cannot_be_answered_is_named_and_not_shown(run_dir: Path) -> None:
     done = _consortium("predict", run_dir, stdin='a secret text\n\n{"text": 3, "note": "secret"}\n')
     assert done.returncode == 2 and "-:3: expected a text or prompt" in done.stderr
