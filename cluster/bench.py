@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import ray
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, model_validator
 
 from cluster.errors import ClusterTooSmall
 from cluster.job import JobSpec, check_paths, load_job, read_values, write_job
@@ -285,15 +285,22 @@ def read_results(path: Path) -> dict[str, Any]:
         got = found.get("schema") if isinstance(found, dict) else type(found).__name__
         raise ConfigError(f"{path}: expected a benchmark of schema {SCHEMA}, got {got}", hint)
     try:
-        _Compared.model_validate(found)
+        _Read.model_validate(found)
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}", hint) from error
     return found
 
 
-class _ComparedPoint(BaseModel):
-    """What `compare` reads of a point."""
+class _Found(BaseModel):
+    """What else is read of a measured or projected point."""
+
+    zero_stage: int
+    length: int
+
+
+class _ReadPoint(BaseModel):
+    """What is read of a point, by `compare` and for a plan's page."""
 
     method: Method
     stage: int | str
@@ -302,15 +309,22 @@ class _ComparedPoint(BaseModel):
     status: Literal["measured", "failed", "projected"]
     tokens_per_second: float | None
     peak_memory_bytes: int | None
+    found: _Found | None = None
+
+    @model_validator(mode="after")
+    def _check_found(self) -> "_ReadPoint":
+        if self.status == "measured" and (self.found is None or self.tokens_per_second is None):
+            raise ValueError("measured, without what was found")
+        return self
 
 
-class _Compared(BaseModel):
-    """What `compare` reads of a benchmark."""
+class _Read(BaseModel):
+    """What is read of a benchmark."""
 
     model: str
     device: str | None
     versions: dict[str, str] | None
-    points: list[_ComparedPoint]
+    points: list[_ReadPoint]
 
 
 @dataclass(frozen=True)

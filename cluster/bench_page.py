@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 PAGE, PICTURE = "bench.html", "bench.png"
 _METHOD_COLOURS = {"lora": "accent", "full": "second", "nf4": "good", "int8": "warn"}
-_STAGE_MARKERS = {"1": "o", "2": "s", "3": "^", "auto": "D"}
+STAGE_MARKERS = {"1": "o", "2": "s", "3": "^", "auto": "D"}
 _MOST_IDEAL_LINES = 3
 _GIB = 2**30
 
@@ -115,7 +115,7 @@ def draw(points: Sequence[Entry]) -> "Figure | None":
         _expect(speed, here, "predicted_tokens_per_second", unit=1)
         _expect(memory, here, "predicted_memory_bytes", unit=_GIB)
         _limit(speed, here)
-        _scale_speed(speed)
+        scale_speed(speed)
         memory.set_ylim(0, 1.08 * memory.get_ylim()[1])
     handles = {label: handle for panel in panels.flat for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     legend = figure.legend(handles.values(), handles, loc="outside upper left", ncols=4, frameon=False)
@@ -131,7 +131,7 @@ def _panel(axes: "Axes", points: Sequence[Entry], value: str, title: str, *, uni
         if entry[value] is not None:
             series.setdefault((entry["method"], str(entry["stage"])), []).append(entry)
     for (method, stage), mine in series.items():
-        looks: dict[str, Any] = {"color": COLOURS[_METHOD_COLOURS[method]], "marker": _STAGE_MARKERS[stage], "markersize": 4.5}
+        looks: dict[str, Any] = {"color": COLOURS[_METHOD_COLOURS[method]], "marker": STAGE_MARKERS[stage], "markersize": 4.5}
         measured = [entry for entry in mine if entry["status"] == "measured"]
         label = f"{method}, ZeRO {stage}"
         axes.plot(*_columns(measured, value, unit), linewidth=1.7, label=label, **looks)
@@ -168,7 +168,7 @@ def _limit(axes: "Axes", points: Sequence[Entry]) -> None:
             axes.plot(*places, linestyle=":", linewidth=1.5, color=COLOURS[_METHOD_COLOURS[method]], label=f"{method}, limit", **marker)
 
 
-def _scale_speed(axes: "Axes") -> None:
+def scale_speed(axes: "Axes") -> None:
     """Logarithmic, so that speed in proportion to the workers is a straight line."""
     from matplotlib.ticker import LogLocator
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from cluster.job import JobSpec
-from cluster.speed import Gpu, Seconds, Setup, Work, token_seconds
+from cluster.speed import Gpu, Seconds, Setup, Work, flops_of_token, token_seconds
 from trainers.config import TrainConfig
 from trainers.defaults import LESS_FOR_UNITS, Hardware, Measure, Shape, refusal, resolve
 from trainers.errors import ModelError
@@ -20,7 +20,7 @@ _LESS_MEMORY = "more GPUs with ZeRO-3, model.quantization: nf4, a smaller data.m
 
 @dataclass(frozen=True)
 class Row:
-    """One way to run the job. Hours and cost are None where they cannot be known, speed where the device's peak is not."""
+    """One way to run the job. Hours and cost are None where they cannot be known, speed and its limit where the device's peak is not."""
 
     gpus: int
     stage: Literal[1, 2, 3]
@@ -36,6 +36,8 @@ class Row:
     """Why a private job would not start on them; empty where it would"""
     seconds: Seconds | None
     tokens_per_second: float | None
+    limit_tokens_per_second: float | None
+    """At the peak of all its cards, with nothing to do but the model's products"""
     hours: float | None
     cost: float | None
     projected: bool
@@ -145,6 +147,7 @@ def _row(setup: Setup, price: float | None) -> Row:
         refused=refusal(config, memory, available),
         seconds=seconds,
         tokens_per_second=speed,
+        limit_tokens_per_second=None if gpu.flops is None else count * gpu.flops / flops_of_token(setup),
         hours=hours,
         cost=None if hours is None or price is None else hours * count * price,
         projected=False,

@@ -13,7 +13,7 @@ import psutil
 from trainers.config import TrainConfig
 from trainers.defaults import Shape
 from trainers.errors import ConfigError
-from trainers.flops import peak_of
+from trainers.flops import flops_per_token, peak_of
 from trainers.memory import REDUCE_BUCKET, Footprint
 
 GIB, GB = 2**30, 1e9
@@ -143,6 +143,19 @@ def find_gpu(name: str) -> Gpu:
 def gpu_of(device: str) -> Gpu | None:
     """The card that the driver calls so; None for one that is not known here, and for CPUs."""
     return next((gpu for gpu in GPUS.values() if gpu.device and gpu.device in device), None)
+
+
+def flops_of_token(setup: Setup) -> float:
+    """Of the model, forward and backward: what MFU is a share of, see trainers.flops."""
+    shape, full = setup.shape, setup.config.method.type == "full"
+    return flops_per_token(
+        linear=shape.linear,
+        adapter=0 if full else setup.footprint.adapters,
+        attention_width=shape.attention_width,
+        layers=shape.layers,
+        length=setup.work.seen_back,
+        full=full,
+    )
 
 
 def token_seconds(setup: Setup, *, tokens: float, passes: int) -> Seconds:

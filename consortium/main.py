@@ -84,13 +84,17 @@ def plan(
     price: Annotated[float | None, typer.Option(help="Of a GPU hour, in your currency.", min=0)] = None,
     project: Annotated[str | None, typer.Option(help="Numbers of GPUs beyond what was ever measured.", metavar="N,N")] = None,
     tokens: Annotated[float | None, typer.Option(help="Tokens of an epoch, where the data are not at hand.", min=1)] = None,
+    page: Annotated[Path | None, typer.Option(help="Write it as a page too, with pictures.", metavar="PLAN.html", dir_okay=False)] = None,
+    measured: Annotated[
+        Path | None, typer.Option(help="Of `consortium bench`: its points beside the page's.", metavar="BENCH.json")
+    ] = None,
     set_: Set = [],  # noqa: B006
     json_: Json = False,
 ) -> None:
     """Will it fit, how long, what does it cost: before anything is launched, without GPU or weights."""
     from consortium.plan import plan_job
 
-    plan_job(job, set_, gpus=gpus, gpu=gpu, price=price, project=project, tokens=tokens, as_json=json_)
+    plan_job(job, set_, gpus=gpus, gpu=gpu, price=price, project=project, tokens=tokens, as_json=json_, page=page, benchmark=measured)
 
 
 @app.command()

@@ -11,16 +11,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cluster.bench import read_results
 from cluster.job import JobSpec, load_job
 from cluster.plan import Offer, Plan, Row, make_plan
-from cluster.speed import ASSUMPTIONS, COMMUNICATION, Gpu, Work, find_gpu
+from cluster.plan_page import of_this_plan, write_page
+from cluster.speed import ASSUMPTIONS, COMMUNICATION, Work, find_gpu
 from consortium.options import beyond, finite, numbers
 from consortium.tables import print_whole
 from trainers.config import TrainConfig
 from trainers.errors import ConfigError, ModelError
 from trainers.memory import RESERVE
 
+Cells = tuple[str, list[str], list[list[str]]]
+"""Title, headings and rows of a table"""
 _GIB = 2**30
+_NO_ROOM = "does not fit"
 _TERMS = {
     "weights": "weights",
     "quantized": "quantised",
@@ -49,8 +54,13 @@ def plan_job(
     project: str | None,
     tokens: float | None,
     as_json: bool,
+    page: Path | None = None,
+    benchmark: Path | None = None,
 ) -> None:
-    """Print the plan of a job file."""
+    """Print the plan of a job file; with `page` also write it as one, with the points that a benchmark of the job has measured."""
+    if benchmark is not None and page is None:
+        raise ConfigError("--measured: measured points are drawn on a page", "name one with --page plan.html")
+    measured = None if benchmark is None else read_results(benchmark)
     card, counts, projected = find_gpu(gpu), numbers("--gpus", gpus, example="1,8"), numbers("--project", project, example="64,512")
     beyond(projected, counts)
     finite("--price", price)
@@ -70,10 +80,16 @@ def plan_job(
         measure=partial(measure, device="cpu" if card.flops is None else "cuda"),
         work=partial(_work, tokens=tokens),
     )
+    points = [] if measured is None else of_this_plan(measured, plan, job)
+    if page is not None:
+        tables = [_memory_cells(plan.rows), _time_cells(plan, job.train.global_batch_size)]
+        write_page(plan, job, tables, [_what(plan, job), plan.work.source, "".join(_verdict(plan)), *_notes(plan)], points, page)
     if as_json:
         print(json.dumps(_as_dict(plan), allow_nan=False))
-    else:
-        _show(plan, job, Console(highlight=False, soft_wrap=True))
+        return
+    _show(plan, job, Console(highlight=False, soft_wrap=True))
+    if page is not None:
+        print(f"  page  {page}")
 
 
 def _work(config: TrainConfig, *, tokens: float | None) -> Work:
@@ -130,45 +146,41 @@ def _row_dict(row: Row) -> dict[str, Any]:
 
 
 def _show(plan: Plan, job: JobSpec, out: Console) -> None:
-    quantized = f", {job.model.quantization}" if job.model.quantization != "none" else ""
-    out.print(f"[bold]{job.name}[/]  {job.model.name}, {job.method.type}{quantized}, rows of {plan.max_length} tokens on {_card(plan.gpu)}")
+    out.print(f"[bold]{job.name}[/]  {_what(plan, job)}")
     out.print(f"  {plan.work.source}\n")
-    print_whole(_memory_table(plan.rows))
-    out.print()
-    print_whole(_time_table(plan, job.train.global_batch_size))
-    out.print(f"\n{_verdict(plan)}")
-    out.print(f"  a prediction, none of it measured: {ASSUMPTIONS}", style="dim")
-    if any(row.projected for row in plan.rows):
-        out.print("  projected rows assume:", style="dim")
-        for line in COMMUNICATION:
-            out.print(f"  - {line}", style="dim")
+    for cells in (_memory_cells(plan.rows), _time_cells(plan, job.train.global_batch_size)):
+        print_whole(_on_screen(cells))
+        out.print()
+    verdict, why = _verdict(plan)
+    out.print(f"[{'bold' if plan.cheapest else 'red'}]{verdict}[/]{why}")
+    for note in _notes(plan):
+        out.print(f"  {note}", style="dim")
 
 
-def _card(gpu: Gpu) -> str:
-    return gpu.name if gpu.flops is None else f"{gpu.name} ({gpu.memory / _GIB:g} GiB, {RESERVE:.0%} of it kept free)"
+def _what(plan: Plan, job: JobSpec) -> str:
+    gpu, quantized = plan.gpu, f", {job.model.quantization}" if job.model.quantization != "none" else ""
+    card = gpu.name if gpu.flops is None else f"{gpu.name} ({gpu.memory / _GIB:g} GiB, {RESERVE:.0%} of it kept free)"
+    return f"{job.model.name}, {job.method.type}{quantized}, rows of {plan.max_length} tokens on {card}"
 
 
-def _memory_table(rows: Sequence[Row]) -> Table:
+def _memory_cells(rows: Sequence[Row]) -> Cells:
     """GiB of one worker; terms that are nothing in every row are left out."""
-    table = Table(box=None, padding=(0, 2, 0, 0), title="GiB of a worker", title_justify="left")
     shown = [term for term in _TERMS if any(getattr(row.memory, term) >= 0.005 * _GIB for row in rows)]
-    for name in ("GPUs", "ZeRO", "tokens", *(_TERMS[term] for term in shown), "total", ""):
-        table.add_column(name, justify="right")
-    for row in rows:
-        cells = [f"{getattr(row.memory, term) / _GIB:.2f}" for term in shown]
-        verdict = "fits" if row.fits else Text("does not fit", style="red")
-        table.add_row(*_head(row), f"{row.micro_batch_tokens:,}", *cells, f"{row.memory.total / _GIB:.1f}", verdict)
-    return table
+    cells = [
+        [*_head(row), f"{row.micro_batch_tokens:,}", *(f"{getattr(row.memory, term) / _GIB:.2f}" for term in shown),
+         f"{row.memory.total / _GIB:.1f}", "fits" if row.fits else _NO_ROOM]
+        for row in rows
+    ]  # fmt: skip
+    return "GiB of a worker", ["GPUs", "ZeRO", "tokens", *(_TERMS[term] for term in shown), "total", ""], cells
 
 
-def _time_table(plan: Plan, batch: int) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), title="Time and cost", title_justify="left")
-    for name in ("GPUs", "ZeRO", "activations", "tokens/s", "bound by", "hours", "cost", ""):
-        table.add_column(name, justify="right")
+def _time_cells(plan: Plan, batch: int) -> Cells:
+    """Of the rows that fit."""
+    cells = []
     for row in plan.rows:
         if row.fits:
             idle = f"{row.gpus - batch} of them have no example in a step" if row.gpus > batch else ""
-            table.add_row(
+            cells.append([
                 *_head(row),
                 "computed again" if row.checkpointing else "kept",
                 "?" if row.tokens_per_second is None else f"{row.tokens_per_second:,.0f}",
@@ -176,7 +188,17 @@ def _time_table(plan: Plan, batch: int) -> Table:
                 _amount(row.hours),
                 _amount(row.cost),
                 ", ".join(note for note in ("projected" if row.projected else "", idle) if note),
-            )
+            ])  # fmt: skip
+    return "Time and cost", ["GPUs", "ZeRO", "activations", "tokens/s", "bound by", "hours", "cost", ""], cells
+
+
+def _on_screen(cells: Cells) -> Table:
+    title, headings, rows = cells
+    table = Table(box=None, padding=(0, 2, 0, 0), title=title, title_justify="left")
+    for name in headings:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*(Text(cell, style="red" if cell == _NO_ROOM else "") for cell in row))
     return table
 
 
@@ -189,10 +211,18 @@ def _head(row: Row) -> tuple[str, str]:
     return str(row.gpus), f"{row.stage}{'*' if row.chosen else ' '}"
 
 
-def _verdict(plan: Plan) -> str:
+def _verdict(plan: Plan) -> tuple[str, str]:
+    """What to take, and why."""
     row = plan.cheapest
     if row is None:
-        return f"[red]{plan.why}[/]"
+        return plan.why, ""
     sums = "" if row.hours is None else f", {_amount(row.hours)} hours"
     sums += "" if row.cost is None else f", {_amount(row.cost)}"
-    return f"cheapest that fits: [bold]{row.gpus} x {plan.gpu.name}, ZeRO-{row.stage}[/]{sums}: {plan.why}   (* what auto takes)"
+    return f"cheapest that fits: {row.gpus} x {plan.gpu.name}, ZeRO-{row.stage}", f"{sums}: {plan.why}   (* what auto takes)"
+
+
+def _notes(plan: Plan) -> list[str]:
+    notes = [f"a prediction, none of it measured: {ASSUMPTIONS}"]
+    if any(row.projected for row in plan.rows):
+        notes += ["projected rows assume:", *(f"- {line}" for line in COMMUNICATION)]
+    return notes

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from consortium.bench import run_bench
+from consortium.plan import plan_job
 from tests import helpers
 from trainers.errors import ConfigError
 
@@ -100,6 +101,23 @@ def test_one_command_measures_what_it_can_and_leaves_table_json_page_and_picture
     assert (output / "bench.png").exists() and "cost/M" in done.stdout and "projected" in done.stdout
     compared = _consortium_bench("compare", output, output / "bench.json")
     assert compared.returncode == 0 and "1.000" in compared.stdout
+    _check_plan_beside(job, output)
+
+
+def _check_plan_beside(job: Path, measured: Path) -> None:
+    """The plan of what was measured draws both points; that of rows of another length has none to draw."""
+    page = measured / "plan.html"
+    options: dict[str, Any] = {"gpus": "1,2", "gpu": "cpu", "price": None, "project": None, "tokens": 1e6, "as_json": True}
+    overrides = ["data=generated", "task=sft", "zero.stage=2"]
+    plan_job(job, [*overrides, "data.max_length=16"], **options, page=page, benchmark=measured)
+    text = page.read_text()
+    assert "measured, peak" in text and "ZeRO 2, measured" in text and "predicted" not in text  # the speed of a CPU is not
+    assert not re.findall(r'(?:src|href)="(?!#)|url\((?!#)|@import|<script', text)
+    with pytest.raises(ConfigError, match=r"nothing of .*, lora, rows of 32 tokens") as caught:
+        plan_job(job, [*overrides, "data.max_length=32"], **options, page=page, benchmark=measured)
+    assert caught.value.hint.endswith("lora, rows of 16")
+    with pytest.raises(ConfigError, match="the plan of h100"):
+        plan_job(job, [*overrides, "data.max_length=16"], **options | {"gpu": "h100"}, page=page, benchmark=measured)
 
 
 @pytest.mark.slow

@@ -57,6 +57,24 @@ def test_json_has_every_term(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert plan["cheapest"]["cost"] == pytest.approx(3.5 * plan["cheapest"]["gpus"] * plan["cheapest"]["hours"])
 
 
+def test_a_page_shows_what_the_screen_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "plan.html"
+    _plan(_write_job(tmp_path, model={"shape": "llama-3.2-1b"}), gpus="1,2", project="64", tokens=1e8, page=page)
+    said, text = capsys.readouterr().out, page.read_text()
+    assert said.endswith(f"  page  {page}\n") and "</html>" in text
+    for word in ("GiB of a worker", "limit: every FLOP of the cards", "what may be used", "64 x ZeRO-3", "ZeRO 2, predicted"):
+        assert word in text
+    speeds = [line.split()[3] for line in said.splitlines() if " kept " in line or "again " in line]
+    assert speeds and all(speed in text for speed in speeds)
+
+
+def test_no_way_of_running_a_job_is_faster_than_its_limit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for method in ("full", "lora"):
+        _plan(_write_job(tmp_path, model={"shape": "llama-3.2-1b"}, method=method), as_json=True, tokens=1e8)
+        rows = json.loads(capsys.readouterr().out)["rows"]
+        assert all(0.2 < row["tokens_per_second"] / row["limit_tokens_per_second"] < 0.7 for row in rows)  # products alone reach 0.7
+
+
 def test_hours_need_data_or_a_number_of_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _plan(_write_job(tmp_path, model={"shape": "llama-3.2-1b"}), gpus="1")
     assert "hours need data (a shape has no tokenizer): give --tokens N" in capsys.readouterr().out
@@ -104,6 +122,8 @@ def test_tokens_are_estimated_from_the_data(llama_dir: Path, tmp_path: Path, mon
         ({"model": {"shape": "llama-3.1-9b"}}, {}, "model.shape"),
         ({"data": None}, {}, "data"),
         ({"model": "unknown"}, {}, "architecture|model type"),
+        ({}, {"benchmark": Path("bench.json")}, "--measured: measured points are drawn on a page"),
+        ({}, {"benchmark": Path("nowhere.json"), "page": Path("plan.html")}, "nowhere.json: No such file"),
     ],
 )
 def test_bad_input_is_a_line_and_a_hint(tmp_path: Path, blocks: dict[str, Any], options: dict[str, Any], message: str) -> None:
