@@ -27,12 +27,13 @@ from pathlib import Path
 from typing import Any
 
 from facts import facts
+from small_llama import write_weights
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))  # a checkout that is not installed
 
 VARIANTS = ("ordinary", "private", "opacus-hooks", "opacus-ghost")
-VOCABULARY, LAYERS, WIDTH, RANK = 2048, 6, 256, 16
+VOCABULARY, RANK = 2048, 16
 CLIP, NOISE = 0.1, 1.0
 WARM_UP = 2
 PACKAGES = ("torch", "deepspeed", "transformers", "peft", "opacus")
@@ -222,23 +223,6 @@ def _ledger_milliseconds(folder: Path) -> float:
     return 1000 * (time.perf_counter() - began) / 200
 
 
-def _make_model(folder: Path) -> None:
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    shape = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=WIDTH,
-        intermediate_size=688,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
-    )
-    torch.manual_seed(0)
-    LlamaForCausalLM(shape).save_pretrained(str(folder / "model"))
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=12, help="steps of each variant (default 12)")
@@ -249,7 +233,7 @@ def main() -> int:
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        _make_model(folder)
+        write_weights(folder / "model", vocabulary=VOCABULARY, max_position_embeddings=2048)
         results = measure(folder, rounds=arguments.rounds, units=arguments.units, length=arguments.length)
         ledger = _ledger_milliseconds(folder)
     ordinary = results[0]

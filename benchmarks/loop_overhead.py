@@ -31,6 +31,7 @@ from typing import Any
 from unittest import mock
 
 from facts import facts
+from small_llama import write_llama
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))  # a checkout that is not installed
@@ -44,7 +45,7 @@ from trainers.loop import Run, StepWork, step_work, train_step  # noqa: E402
 from trainers.model import add_adapters, load_base, load_tokenizer  # noqa: E402
 from trainers.objectives import NextToken  # noqa: E402
 
-VOCABULARY, LAYERS, WIDTH, RANK = 2048, 6, 256, 16
+VOCABULARY, RANK = 2048, 16
 EXAMPLES_A_STEP = 32
 WARM_UP = 4
 LOSS_TOLERANCE = 1e-4
@@ -230,26 +231,11 @@ def _measure(folder: Path, *, workers: int, stage: int, steps: int) -> Result:
 
 def _make_inputs(folder: Path) -> None:
     """Synthetic bank tickets, and a directory with a tokenizer and a model's shape."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     from trainers.data.synthetic import write_demo_data
-    from trainers.data.tokenizer import train_tokenizer
 
     data = write_demo_data(folder / "data", documents=300)
-    tokenizer = train_tokenizer((json.loads(line)["text"] for line in data.policies.open()), folder / "model", vocabulary=VOCABULARY)
-    shape = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        intermediate_size=688,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-    )
-    torch.manual_seed(0)
-    LlamaForCausalLM(shape).save_pretrained(str(folder / "model"))
+    texts = (json.loads(line)["text"] for line in data.policies.open())
+    write_llama(folder / "model", texts, vocabulary=VOCABULARY, tie_word_embeddings=True)
 
 
 def _make_run(folder: Path, name: str, *, stage: int, steps: int) -> Path:
