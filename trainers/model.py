@@ -3,12 +3,17 @@
 import contextlib
 import json
 import logging
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
+from huggingface_hub import constants
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict
 from torch import nn
 from transformers import (
@@ -29,6 +34,8 @@ from trainers.engine import gathered
 from trainers.errors import ModelError
 
 LABELS = "labels.json"
+_HUB_SECONDS = 5.0
+"""For a connection to the hub"""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -51,8 +58,8 @@ class Loaded:
 
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     """The tokenizer with its domain terms added and a padding token; the plain chat template where it has none. Raises ModelError."""
-    with _hub_errors(model, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
+    with _loading(model, "tokenizer") as options:
+        tokenizer = AutoTokenizer.from_pretrained(model.path, trust_remote_code=model.trust_remote_code, **options)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if tokenizer.chat_template is None and tokenizer.eos_token:
@@ -64,8 +71,8 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
 
 def load_model_config(model: ModelConfig) -> PretrainedConfig:
     """The model's config.json: its shape, without its weights. Raises ModelError."""
-    with _hub_errors(model, "model"):
-        return AutoConfig.from_pretrained(model.config_source, trust_remote_code=model.trust_remote_code)
+    with _loading(model, "model") as options:
+        return AutoConfig.from_pretrained(model.config_source, trust_remote_code=model.trust_remote_code, **options)
 
 
 def shape_of(model: ModelConfig, task: Task) -> Shape:
@@ -140,8 +147,8 @@ def load_base(
     elif model.shape:
         base = _random_model(auto, load_model_config(model), options)
     else:
-        with _hub_errors(model, "model"):
-            base, loading = auto.from_pretrained(model.path, use_safetensors=True, output_loading_info=True, **options)
+        with _loading(model, "model") as where:
+            base, loading = auto.from_pretrained(model.path, use_safetensors=True, output_loading_info=True, **options, **where)
         missing = sorted(loading["missing_keys"])
     base.new_layers = _new_layers(base, missing, model, task)
     _keep_weights_trainable_through(base)
@@ -203,7 +210,7 @@ def load_finetuned(folder: Path, model: ModelConfig, task: Task, *, device: torc
     base = load_base(model.model_copy(update={"from_scratch": False}), task, tokenizer, labels=labels, device=device, seed=0)
     if model.quantization == "none":
         base = base.to(device)
-    with _hub_errors(here, "adapter"):
+    with _loading(here, "adapter"):
         module = PeftModel.from_pretrained(base, str(folder), autocast_adapter_dtype=False)
     return Loaded(module.eval(), base, tokenizer)
 
@@ -377,8 +384,8 @@ def _fit_vocabulary(base: Any, tokenizer: PreTrainedTokenizerBase, pieces_of: Ma
 
 
 @contextlib.contextmanager
-def _hub_errors(model: ModelConfig, what: str) -> Iterator[None]:
-    """The many ways in which a model cannot be had, as one line."""
+def _loading(model: ModelConfig, what: str) -> Iterator[dict[str, Any]]:
+    """Options of `from_pretrained`; the many ways in which a model cannot be had come out as one line."""
     if model.shape and what == "tokenizer":
         raise ModelError(f"model.shape: {model.shape} has no tokenizer", "it is for plan and bench; give model.path, a directory, to train")
     local = Path(model.config_source)
@@ -386,7 +393,7 @@ def _hub_errors(model: ModelConfig, what: str) -> Iterator[None]:
     if looks_local and not model.shape and not local.is_dir():
         raise ModelError(f"model.path: no directory {model.path}", "a directory with config.json, weights and tokenizer, or a hub id")
     try:
-        yield
+        yield {} if looks_local or _hub_answers() else {"local_files_only": True}
     except (OSError, ValueError, KeyError, json.JSONDecodeError, ImportError) as error:
         logging.getLogger(__name__).debug("loading %s failed", model.path, exc_info=True)
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
@@ -396,3 +403,18 @@ def _hub_errors(model: ModelConfig, what: str) -> Iterator[None]:
             else "no network? give the path of a directory"
         )
         raise ModelError(f"cannot load the {what} of {model.path}: {lines[0]}", hint) from error
+
+
+@cache
+def _hub_answers() -> bool:
+    """Whether the hub may be asked: without a network its client would, for half a minute. Behind a proxy it has to find out itself."""
+    if constants.HF_HUB_OFFLINE:
+        return False
+    hub = urlsplit(constants.ENDPOINT)
+    if hub.scheme in getproxies():
+        return True
+    try:
+        socket.create_connection((hub.hostname or "", hub.port or (80 if hub.scheme == "http" else 443)), _HUB_SECONDS).close()
+    except OSError:
+        return False
+    return True
