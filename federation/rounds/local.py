@@ -3,11 +3,13 @@
 The job is another process (trainers/rounds.py), or several on the bank's Ray cluster, which keeps the base model loaded over rounds. The
 two speak through a spool in the run's directory, and either may be killed: a job that has died is started again, once for a round, and
 finds the round's order; a job that has outlived the bank's process is gone on with, and what it did meanwhile is had by asking again. One
-that nobody goes on with ends after a while.
+that nobody goes on with ends after a while. One that is later than its round waits is ended: a bank that is busy with a round that is over
+could not answer the next one.
 """
 
 import contextlib
 import hashlib
+import math
 import os
 import subprocess
 import sys
@@ -93,7 +95,7 @@ class LocalTrainer:
         assert self._job is not None
         content = order_of(task, self._config()).pack()
         name = f"{task.round:06d}-{task.attempt:04d}-{task.kind}-{hashlib.sha256(content).hexdigest()[:16]}"
-        return work_of(task, self._job.ask(name, content))
+        return work_of(task, self._job.ask(name, content, within=task.training.timeouts.update))
 
     def _config(self) -> BankConfig:
         """ConfigError where the base model is not the one whose hash is known."""
@@ -242,17 +244,23 @@ class _Job:
         self._spool.withdraw(name)
         return answer
 
-    def ask(self, name: str, content: bytes) -> bytes:
+    def ask(self, name: str, content: bytes, within: float = math.inf) -> bytes:
         """The answer, which is kept until another is there: who was killed with it in hand may ask again. Raises TrainingFailed where the
-        job has died, and died again."""
+        job has died, and died again, and where it takes more seconds than `within`: it is then ended, so that the bank can go on."""
         if self._claim.closed:
             self._claim = self._spool.claim()
+        end = time.monotonic() + within
         for _ in range(2):
             if not self._alive():
                 self._start()
-            if (answer := self._spool.ask(name, content, waiting=self._alive)) is not None:
+            if (answer := self._spool.ask(name, content, waiting=lambda: self._alive() and time.monotonic() < end)) is not None:
                 self._spool.keep_only(name)
                 return answer
+            if time.monotonic() >= end:
+                self._spool.withdraw(name)
+                self.stop()
+                raise TrainingFailed(f"training took longer than the {within:g} seconds that a round waits for it",
+                                     "fewer steps a round, a longer timeouts.update in federation.yaml, or a faster machine")  # fmt: skip
             if self._process is not None and self._process.returncode in _FINAL:
                 break
         log = self.spec.run_dir / LOG

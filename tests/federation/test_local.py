@@ -134,6 +134,27 @@ def test_a_killed_job_is_started_again_and_a_killed_bank_finds_its_job(bert_dir:
     assert "loss" not in (run_dir / "job.log").read_text().replace("losses are private", "")
 
 
+def test_a_job_that_is_late_is_ended_and_the_next_round_has_another(
+    bert_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("federation.rounds.local._STOP_SECONDS", 0.5)
+    bank = _bank(tmp_path, bert_dir, {"train": write_labelled_rows(tmp_path, count=UNITS)})
+    training = _training(privacy=None, evaluation="off", metrics=[], timeouts={"update": 1.5})
+    patient = _training(privacy=None, evaluation="off", metrics=[])
+    start, lease = start_of(training, bert_dir, 1, tmp_path / "start"), tmp_path / "runs" / "run" / "lease.json"
+    trainer = LocalTrainer(lambda: bank, tmp_path / "runs")
+    trainer.start("run", training)
+    slow = json.loads(lease.read_text())["pid"]
+    os.kill(slow, signal.SIGSTOP)
+    with pytest.raises(TrainingFailed, match=r"^training took longer than the 1.5 seconds that a round waits for it$"):
+        trainer(Task("run", 1, 1, "train", training, start, None))
+    with pytest.raises(ProcessLookupError):
+        os.kill(slow, 0)
+    work = trainer(Task("run", 2, 1, "train", patient, start, None))
+    assert work.facts["steps"] == 12 and json.loads(lease.read_text())["pid"] != slow
+    trainer.close()
+
+
 def test_what_ends_the_job_is_told_with_its_last_words(llama_dir: Path, tmp_path: Path) -> None:
     rows = helpers.write_jsonl(tmp_path / "rows.jsonl", [{"text": f"card {i}", "label": "loan"} for i in range(30)])
     training = _training(privacy=None, evaluation="off", metrics=[])
