@@ -146,9 +146,9 @@ CHAPTERS = (
     Chapter(
         "Federated accuracy",
         """BANKING77 among five banks (Dirichlet 0.5), beside each bank alone, pooled data, and Flower's plain FedAvg on the same
-        partition with as many local steps. Ours keeps each bank's moments of Adam from round to round and has momentum at the server;
-        Flower's, as in its examples, has neither. At epsilon 8 only the pooler is adapted, with a small alpha, beside the new head; all
-        linear layers otherwise.""",
+        partition with as many local steps. Without privacy ours has momentum at the server, and but for fedsvd keeps each bank's moments
+        of Adam from round to round; Flower's, as in its examples, has neither. At epsilon 8 only the pooler is adapted, with a small
+        alpha, beside the new head; all linear layers otherwise.""",
         Benchmark(
             "federated_utility", claims.federated_utility, pictures.federated_utility, "Test accuracy by round; dashed without rounds"
         ),

@@ -145,6 +145,10 @@ def set_field(values: dict[str, Any], name: str, value: Any) -> None:
     """Set the field of a dotted name in the values of a job, making the blocks above it."""
     *blocks, field = name.split(".")
     place = values
+    if blocks[:2] in (["method", "lora"], ["method", "full"]):  # as a job file has it
+        kind, written = blocks.pop(1), values.get("method")
+        if not (written == kind or (isinstance(written, dict) and (kind in written or written.get("type") == kind))):
+            values["method"] = kind
     for block in blocks:
         inner = place.get(block)
         if inner is None:

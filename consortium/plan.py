@@ -58,8 +58,7 @@ def plan_job(
     benchmark: Path | None = None,
 ) -> None:
     """Print the plan of a job file; with `page` also write it as one, with the points that a benchmark of the job has measured."""
-    if benchmark is not None and page is None:
-        raise ConfigError("--measured: measured points are drawn on a page", "name one with --page plan.html")
+    _check_page(page, benchmark)
     measured = None if benchmark is None else read_results(benchmark)
     card, counts, projected = find_gpu(gpu), numbers("--gpus", gpus, example="1,8"), numbers("--project", project, example="64,512")
     beyond(projected, counts)
@@ -83,13 +82,27 @@ def plan_job(
     points = [] if measured is None else of_this_plan(measured, plan, job)
     if page is not None:
         tables = [_memory_cells(plan.rows), _time_cells(plan, job.train.global_batch_size)]
-        write_page(plan, job, tables, [_what(plan, job), plan.work.source, "".join(_verdict(plan)), *_notes(plan)], points, page)
+        notes = [_what(plan, job), plan.work.source, "".join(_verdict(plan)), *_notes(plan)]
+        try:
+            write_page(plan, job, tables, notes, points, page)
+        except OSError as error:
+            raise ConfigError(f"--page {page}: {error.strerror}", "name a place where files can be written") from error
     if as_json:
         print(json.dumps(_as_dict(plan), allow_nan=False))
         return
     _show(plan, job, Console(highlight=False, soft_wrap=True))
     if page is not None:
         print(f"  page  {page}")
+
+
+def _check_page(page: Path | None, benchmark: Path | None) -> None:
+    """That there is a page for what is measured, and that no job file or data are written over by one."""
+    if benchmark is not None and page is None:
+        raise ConfigError("--measured: measured points are drawn on a page", "name one with --page plan.html")
+    if page is not None and page.suffix != ".html":
+        raise ConfigError(f"--page {page}: expected a name that ends in .html", "as in --page plan.html; a page of that name is replaced")
+    if page is not None and not page.parent.is_dir():
+        raise ConfigError(f"--page {page}: no directory {page.parent}", "make it, or name one that is there")
 
 
 def _work(config: TrainConfig, *, tokens: float | None) -> Work:

@@ -5,27 +5,43 @@ is asked. Imports no torch.
 """
 
 import hashlib
+import ipaddress
 import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from cluster.job import ClusterConfig, read_yaml
 from federation.enrolment.member import Name
 from federation.institution import arithmetic
-from federation.policy import AdapterShape, Evaluation, Method, Policy, Proposal, Sha256
+from federation.policy import AdapterShape, Evaluation, Method, Metric, Policy, Proposal, Sha256
 from privacy.errors import PlanError
 from trainers.config import DataConfig, Part, Task, UnitColumn, validate
 
 _HINT = "`consortium federation init DIR` writes one"
-Metric = Literal["accuracy"]
 _IN_VECTOR: dict[Metric, tuple[str, ...]] = {"accuracy": ("accuracy", "count")}
-Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9.:-]+$", description="names or addresses of a machine, as in fed.example.com")]
 
-Address = Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+:[0-9]{1,5}$", description="HOST:PORT, as in fed.example.com:9443")]
+
+def _check_host(host: str) -> str:
+    if ":" in host:
+        try:
+            ipaddress.IPv6Address(host)
+        except ValueError:
+            raise ValueError(f"hosts: {host}: a name or an address, without a port") from None
+    return host
+
+
+Host = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9.:-]+$", description="names or addresses of a machine, as in fed.example.com"),
+    AfterValidator(_check_host),
+]
+Address = Annotated[
+    str, Field(pattern=r"^([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$", description="HOST:PORT, as in fed.example.com:9443")
+]
 
 _NEED_EACH_UPDATE = {
     "flora": "stacks the banks' factors",
@@ -291,9 +307,9 @@ def load_federation(path: Path) -> FederationConfig:
     return check_federation(read_yaml(path, _HINT), source=str(path))
 
 
-def check_federation(values: Mapping[str, Any], *, source: str) -> FederationConfig:
+def check_federation(values: Mapping[str, Any], *, source: str, hint: str = _HINT) -> FederationConfig:
     """Raises ConfigError."""
-    return validate(FederationConfig, values, source=source, hint=_HINT)
+    return validate(FederationConfig, values, source=source, hint=hint)
 
 
 def load_bank(path: Path) -> BankConfig:

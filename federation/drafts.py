@@ -6,12 +6,13 @@ A draft of a policy allows what the federation asks for and nothing else: for th
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
 from federation.config import FederationConfig, TrainingConfig
 from federation.errors import FactsError
+from trainers.config import Task
 
 _TRAINING = """
 training:                       # what is trained together; the same for all banks, which are told of it and refuse what they do not allow
@@ -99,6 +100,8 @@ def draft_training(*, task: str, labels: Sequence[str], base_model: Path, sha256
             f"{banks} banks of which {colluders} may collude: expected {colluders + 2} or more",
             "or a sum could be one honest bank's update",
         )
+    if task not in get_args(Task):
+        raise FactsError(f"--task {task}: expected {', '.join(get_args(Task))}", "classify chooses one of the labels")
     if (task == "classify") != bool(labels):
         raise FactsError(f"{len(labels)} labels for task {task}", "classify needs the names of all classes, and no other task has any")
     delta, reason = suggest_delta(units, None)

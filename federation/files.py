@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,7 +79,10 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
 def check_private(folder: Path) -> None:
     """FolderError unless it is there and only its owner may look into it."""
     with translated(folder):
-        if folder.stat().st_mode & 0o077:
+        mode = folder.stat().st_mode
+        if not stat.S_ISDIR(mode):
+            raise FolderError(f"{folder}: not a directory", "name the folder, not a file in it")
+        if mode & 0o077:
             raise FolderError(f"{folder}: others than its owner may look into it", f"chmod 700 {folder}")
 
 

@@ -66,6 +66,7 @@ def split(path: Path, how: Partition, banks: int, *, task: Task, unit: str | Non
 
     Raises DataError for rows that cannot be read, FactsError where they cannot be dealt.
     """
+    columns = {"--partition by:": how.column, "--unit ": unit}
     units: dict[str, list[int]] = {}
     rows: list[Values] = []
     kinds: list[str] = []
@@ -74,6 +75,8 @@ def split(path: Path, how: Partition, banks: int, *, task: Task, unit: str | Non
         try:
             if isinstance(content, BadRow):
                 raise content
+            if missing := [f"{option}{column}" for option, column in columns.items() if column and column not in values]:
+                raise FactsError(f"{missing[0]}: {row.file}:{row.line} has no such column", f"it has {', '.join(map(str, values))}")
             units.setdefault(group_name(values, unit) if unit else str(number), []).append(number)
             kinds.append(_kind(how, values, content))
         except BadRow as problem:

@@ -16,6 +16,7 @@ from trainers.config import Part
 
 Method = Literal["ffa", "fedsvd", "fedavg"]
 """How updates become the next adapter: see rounds/aggregate.py."""
+Metric = Literal["accuracy"]
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$"), Field(description="a SHA-256, 64 hexadecimal digits")]
 Evaluation = Annotated[
     Literal["off", "public_data", "noised"],
@@ -63,7 +64,7 @@ class Policy(Part):
     """What all that was ever charged to the population may come to, this round included; null allows any"""
     evaluation: Evaluation
     """The one kind that is allowed beside none: noised, of private rows, or exact, of rows that the officer vouches are public"""
-    metrics: list[str]
+    metrics: list[Metric]
     hours: Annotated[str, StringConstraints(pattern=_HOURS)] | None = Field(description="two times of day, as in 20:00-06:00, or null")
     """When the bank takes part, in its own time, over midnight where the second time is the earlier; null is always"""
 

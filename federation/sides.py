@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -50,14 +51,17 @@ def coordinate(home: Path, *, host: str, port: int, tell: Tell) -> None:
 
     registry = Registry(home)
     roster = _in_force(registry, home)
+    [own] = [port] if port else free_ports(1)
+    _check_address(host, own)
     with holding(home), Children(home / "logs") as children:
         tell("starting")
         superlink = SuperLink.launch(children, home, roster, datetime.now(UTC))
         superlink.allow_runs(children)
-        [own] = [port] if port else free_ports(1)
         upstream, authority = f"{LOOPBACK}:{superlink.port}", home / "flower" / "ca.pem"
         children.start(_gateway("coordinator", home, upstream, authority, "--host", host, port=own, shown=_is_local(host)))
         tell(f"banks reach this side at {host}:{own}; version {roster.version} of the roster: {', '.join(roster.names)}")
+        if host in (LOOPBACK, "localhost"):
+            tell("that is for banks of this machine only; --host 0.0.0.0 listens for others")
         while True:
             time.sleep(_LOOK_SECONDS)
             children.check()
@@ -89,6 +93,8 @@ def take_part(home: Path, config: Path, *, tell: Tell, module: str = "federation
         children.start(commands.supernode(flower, node, gateway, authority, key, spool))
         children.start(commands.clientapps(flower, node))
         tell(f"{name} takes part, by {bank.coordinator}; process {process} answers")
+        if not bank.ledger.exists():
+            tell(f"no ledger at {bank.ledger}: private rounds are refused until the officer has made it: consortium privacy ledger create")
         if (ours := bundle.sha256(bundle.build())) not in bank.policy.bundles:
             tell(f"its policy does not list the bundle of the code that is installed here, {ours}: invitations of this version are refused")
         since = datetime.now(UTC)
@@ -143,6 +149,12 @@ def begin_run(home: Path, run: str, base_model: Path, seed: int) -> None:
         os.rename(new, folder)
 
 
+def check_running(home: Path) -> None:
+    """ProcessError unless the coordinator's side is there."""
+    if not is_held(home):
+        raise ProcessError(f"{home}: no coordinator runs here", f"start it beside this: consortium federation coordinator --home {home}")
+
+
 @contextmanager
 def ordered(home: Path, run: str) -> Iterator[Callable[[], str]]:
     """Start a run, or go on with it, on the coordinator that runs; a function that says how Flower sees it.
@@ -151,8 +163,7 @@ def ordered(home: Path, run: str) -> Iterator[Callable[[], str]]:
     """
     from federation.flower.server import Running, SuperLink
 
-    if not is_held(home):
-        raise ProcessError(f"{home}: no coordinator runs here", f"start it beside this: consortium federation coordinator --home {home}")
+    check_running(home)
     if not (folder := home / "runs" / run).is_dir():
         raise FolderError(f"{home}: has no run {run!a}", "consortium federation run begins one")
     (folder / "stop").unlink(missing_ok=True)
@@ -171,6 +182,18 @@ def _gateway(side: str, *arguments: object, port: int, shown: bool = True) -> Co
     """`shown`: whether it can be seen on this machine's loopback that it is up."""
     line = (sys.executable, "-m", "federation.flower.gateway", side, *map(str, arguments), "--port", str(port))
     return Command("gateway", line, port=port if shown else None)
+
+
+def _check_address(host: str, port: int) -> None:
+    """FactsError unless this machine can listen there."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        with socket.socket(family, kind) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind(address)
+    except OSError as error:
+        raise FactsError(f"nothing can listen at {host}:{port}: {error.strerror}",
+                         "--host is an address of this machine, 0.0.0.0 for all it has; --port one that is free") from error  # fmt: skip
 
 
 def _is_local(host: str) -> bool:

@@ -118,7 +118,10 @@ def _alternatives(kind: Any, limits: tuple[Any, ...]) -> Iterator[str]:
     if len(members := _members(kind)) > 1:
         for member in members:
             inner = _expected(member)
-            yield from _alternatives(inner.type, inner.limits or limits)
+            if inner.description:
+                yield inner.description
+            else:
+                yield from _alternatives(inner.type, inner.limits or limits)
     elif origin is Literal:
         yield from map(_plain, arguments)
     elif kind is types.NoneType:

@@ -80,8 +80,15 @@ def draft_bank(
     from federation.config import load_bank, load_federation
     from federation.errors import FactsError, FolderError
     from federation.files import write_bytes
+    from trainers.data.formats import read_rows
+    from trainers.errors import ConfigError
 
     asked = load_federation(federation)
+    if not train.exists():
+        raise FactsError(f"--train {train}: no such file", "the bank's rows, as data.train of a job has them")
+    first = next(read_rows(train), None)
+    if unit != "record" and first and first.values and unit not in first.values:
+        raise FactsError(f"--unit {unit}: {train} has no such column", f"it has {', '.join(first.values)}; record: each row for itself")
     if output.exists():
         raise FolderError(f"{output}: is there already", "name a new file: nothing of yours is to be written over")
     if asked.training and (found := base_model_hash(base_model)) != asked.training.base_model.sha256:
@@ -94,5 +101,9 @@ def draft_bank(
         coordinator=coordinator or f"{asked.hosts[0]}:9443",
     )  # fmt: skip
     write_bytes(output, text.encode())
-    load_bank(output)
+    try:
+        load_bank(output)
+    except ConfigError:
+        output.unlink()
+        raise
     print(f"{output}: the officer goes through its policy; then: consortium federation bank {output}")

@@ -89,7 +89,7 @@ def approve(
         request = read(Request, path)
         confirmed = _adding(registry.known, known)
         if not registry.is_confirmed(request, confirmed):
-            confirmed = _ask([request.member], confirmed)
+            confirmed = _ask([request.member], confirmed, "--known FILE")
         certificate = registry.approve(request, confirmed, _now())
         print(f"approved {request.member.name}: send it {certificate}")
     print("When all are here: consortium federation roster propose")
@@ -139,8 +139,8 @@ def sign_roster(
         for line in changes(proposal.roster, bank.in_force):
             print(f"  {line}")
         _print_own(own)
-        confirmed = _ask(missing, confirmed)
-        if not yes and _answer(f"sign version {proposal.roster.version} as {own.name}? [y/N] ") not in ("y", "yes"):
+        confirmed = _ask(missing, confirmed, "--known FILE and --yes")
+        if not yes and _answer(f"sign version {proposal.roster.version} as {own.name}? [y/N] ", "--yes") not in ("y", "yes"):
             print("not signed")
             raise typer.Exit(1)
     signed = bank.sign(proposal, confirmed)
@@ -238,20 +238,20 @@ def _vouched(file: Path | None, trust: Path | None, roster: "Roster") -> dict[st
     return vouched(load(file), authority, _now())
 
 
-def _ask(members: "Iterable[Member]", known: "Known") -> "Known":
-    """With what is typed in for each; NotTrusted for a fingerprint that is not that of the key shown."""
+def _ask(members: "Iterable[Member]", known: "Known", otherwise: str) -> "Known":
+    """With what is typed in for each; NotTrusted for a fingerprint that is not that of the key shown. `otherwise` are options."""
     for member in members:
-        known = known.adding({member.name: _answer(f"fingerprint of {member.name}, as it told you itself: ")})
+        known = known.adding({member.name: _answer(f"fingerprint of {member.name}, as it told you itself: ", otherwise)})
         known.check(member)
     return known
 
 
-def _answer(question: str) -> str:
+def _answer(question: str, otherwise: str) -> str:
     from federation.errors import FactsError
 
     print(question, end="", file=sys.stderr, flush=True)
     if not (line := sys.stdin.readline()):
-        raise FactsError("nobody is there to answer", "run it at a terminal, or with --known FILE and --yes")
+        raise FactsError("nobody is there to answer", f"run it at a terminal, or with {otherwise}")
     return line.strip().lower()
 
 

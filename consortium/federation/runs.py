@@ -42,8 +42,9 @@ def run(
 ) -> None:
     """Coordinator: begin a run and show it to its end. Ctrl-C leaves it running."""
     from federation.enrolment.member import check_name
-    from federation.sides import begin_run
+    from federation.sides import begin_run, check_running
 
+    check_running(home.resolve())
     begin_run(home.resolve(), check_name(name), base_model, seed)
     _order(home.resolve(), name)
 

@@ -39,8 +39,11 @@ def simulate(
     from consortium.federation.status import follow
     from federation import simulation
     from federation.config import load_federation
+    from federation.errors import FactsError, RunFailed
     from federation.partition import Partition, split
 
+    if test is not None and not test.is_file():
+        raise FactsError(f"--test {test}: no such file", "public rows, in the form of --data")
     config, changes = simulation.fitted(load_federation(federation), banks)
     for line in changes:
         print(line)
@@ -59,7 +62,10 @@ def simulate(
                 _tell("ending after the exchange that goes on")
                 (output / "coordinator" / "runs" / simulation.RUN / "stop").touch()
                 raise
-            going.result()
+            try:
+                going.result()
+            except RunFailed as error:
+                raise RunFailed(error.message, "mend what stands in the way, and simulate again into a new --output") from error
         reached = simulation.accuracies(output, take, test) if test else {}
     _show(reached, simulation.spendings(output))
     print(f"adapter  {output / 'coordinator' / 'runs' / simulation.RUN / 'result'}")

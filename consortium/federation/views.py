@@ -33,7 +33,7 @@ def report(
     from federation.errors import FactsError
 
     if side_of(home) == "bank":
-        dossier = bank_dossier(home, bank or home / "bank.yaml", transcript, _signed(roster))
+        dossier = bank_dossier(home, _bank_file(bank, home), transcript, _signed(roster))
     elif run is None:
         raise FactsError("a coordinator's dossier is of one run", f"name it with --run; {home / 'runs'} has them")
     else:
@@ -59,7 +59,7 @@ def status(
 
     console = Console(highlight=False, markup=False, emoji=False)
     if side_of(home) == "bank":
-        shown = read_bank(home, bank or home / "bank.yaml")
+        shown = read_bank(home, _bank_file(bank, home))
         drawn = of_bank(shown)
     else:
         run = run or newest_run(home)
@@ -111,6 +111,15 @@ def verify_transcripts(
         _show_check(found)
     if found.findings:
         raise typer.Exit(1)
+
+
+def _bank_file(bank: Path | None, home: Path) -> Path:
+    """FactsError for one that was named and is not there."""
+    from federation.errors import FactsError
+
+    if bank is not None and not bank.is_file():
+        raise FactsError(f"--bank {bank}: no such file", "the bank.yaml that the bank takes part with")
+    return bank or home / "bank.yaml"
 
 
 def _signed(paths: list[Path]) -> "list[Roster]":

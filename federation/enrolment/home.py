@@ -44,6 +44,8 @@ class Home:
 
     def make_keys(self, name: str, *, rotate: bool) -> Keys:
         """The first, or others to replace them. FactsError for a name that will not do."""
+        if (self._folder / "federation.yaml").exists():
+            raise FolderError(f"{self._folder}: a coordinator's folder", "a bank has a folder of its own: name another with --home")
         made, folders = Keys.create(name), self._key_folders
         if folders and not rotate:
             raise FolderError(f"{self._folder}: has keys already", "--rotate makes others beside them, to replace them in the next roster")

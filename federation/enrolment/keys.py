@@ -60,7 +60,8 @@ class Keys:
             keys.member  # noqa: B018  # is each of its kind?
         except (ValueError, TypeError, AttributeError, UnsupportedAlgorithm) as error:
             raise FolderError(
-                f"{folder}: keys that were damaged, or are not as `consortium federation keygen` makes them", "take them from a backup"
+                f"{folder}: keys that were damaged, or are not as `consortium federation keygen` makes them",
+                "of a backup take keys/ alone: the rest of it would have forgotten what was given away",
             ) from error
         return keys
 

@@ -45,12 +45,17 @@ class Registry:
 
     def __init__(self, folder: Path) -> None:
         check_private(folder)
+        if not (folder / "federation.yaml").exists():
+            raise FolderError(f"{folder}: no coordinator's folder: it has no federation.yaml", "consortium federation init makes one")
         self._folder = folder
 
     @classmethod
     def create(cls, folder: Path, name: str, hosts: list[str], now: datetime) -> "Registry":
         """In a new folder or an empty one."""
-        config = check_federation({"name": name, "hosts": hosts}, source="federation init")
+        hint = "as in consortium federation init coordinator --name cards --host fed.example.com"
+        config = check_federation({"name": name, "hosts": hosts}, source="federation init", hint=hint)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise FolderError(f"{folder}: is there already", "name a new directory: nothing of yours is to be written over")
         authority = Authority.create(config.name, now)
         files = {
             "federation.yaml": STARTER.format(name=name, hosts=json.dumps(hosts)).encode(),

@@ -64,6 +64,14 @@ def test_an_override_keeps_what_a_nested_method_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "written", ["", "method: lora\n", "method: full\n", "method: {lora: {rank: 3}}\n", "method: {type: lora, rank: 3}\n"]
+)
+def test_a_method_s_field_may_be_named_as_a_job_file_has_it(tmp_path: Path, written: str) -> None:
+    method = load_job(_write_job(tmp_path, MINIMAL + written), ["method.lora.rank=8", "method.lora.alpha=9"]).method
+    assert (method.type, method.model_dump()["rank"], method.model_dump()["alpha"]) == ("lora", 8, 9)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("task: sft\nmodel: m\ndata: d.csv\ntrain: {learning_rat: 1}\n", "did you mean train.learning_rate?"),

@@ -30,8 +30,7 @@ def test_both_files_of_the_page_are_complete(tmp_path: Path) -> None:
     federation, bank = _write_blocks(tmp_path)
     training = load_federation(federation).training
     assert training is not None
-    optional = {"secure_aggregation"}  # on unless somebody measures
-    assert set(type(training).model_fields) - training.model_fields_set == optional
+    assert set(type(training).model_fields) == training.model_fields_set
     assert set(BankConfig.model_fields) == load_bank(bank).model_fields_set
 
 

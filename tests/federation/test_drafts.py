@@ -21,13 +21,15 @@ def test_a_drafted_bank_allows_what_the_drafted_federation_asks_for_and_nothing_
 ) -> None:
     model = _make_model(tmp_path / "model")
     (tmp_path / "labels.txt").write_text(LABELS)
+    (tmp_path / "rows.csv").write_text("text,label,customer_id\nlost it,card lost,1\n")
     home = made.folder / "coordinator"
     facts = ("--base-model", model, "--banks", 4, "--units", 2000)
 
     code, _, err = consortium("draft-training", "--home", home, *facts, "--labels", tmp_path / "labels.txt")
     assert (code, err) == (0, "")
     code, _, err = consortium("draft-bank", tmp_path / "bank.yaml", "--for", home / "federation.yaml", "--bank", "alder",
-                              "--base-model", model, "--train", "rows.csv", "--units", 1500, "--unit", "customer_id")  # fmt: skip
+                              "--base-model", model, "--train", tmp_path / "rows.csv", "--units", 1500,
+                              "--unit", "customer_id")  # fmt: skip
     assert (code, err) == (0, "")
 
     federation, bank = load_federation(home / "federation.yaml"), load_bank(tmp_path / "bank.yaml")
@@ -101,9 +103,10 @@ def test_a_bank_is_told_when_its_model_is_another(made: Federation, tmp_path: Pa
     model, file = _make_model(tmp_path / "model"), made.folder / "coordinator" / "federation.yaml"
     consortium("draft-training", "--home", file.parent, "--base-model", model, "--banks", 4, "--units", 100, "--task", "sft")
     (model / "model.safetensors").write_bytes(b"another revision")
+    (tmp_path / "rows.csv").write_text("text\nlost it\n")
 
     code, _, err = consortium("draft-bank", tmp_path / "bank.yaml", "--for", file, "--bank", "alder", "--base-model", model,
-                              "--train", "rows.csv", "--units", 100)  # fmt: skip
+                              "--train", tmp_path / "rows.csv", "--units", 100)  # fmt: skip
 
     assert code == 2
     assert "is it the model, and the revision" in err

@@ -99,8 +99,14 @@ def test_what_cannot_be_dealt_is_said(tmp_path: Path, how: str, banks: int, mess
 
 def test_a_row_without_a_customer_is_named_by_its_line(tmp_path: Path) -> None:
     rows = helpers.write_jsonl(tmp_path / "rows.jsonl", [{"text": "a", "label": "card", "customer": 1}])
-    with pytest.raises(DataError, match=r"rows.jsonl:1: missing field: 'customer_id'"):
+    with pytest.raises(FactsError, match=r"^--unit customer_id: .*rows.jsonl:1 has no such column$") as caught:
         split(rows, Partition("iid"), 1, task="classify", unit="customer_id", seed=0)
+    assert caught.value.hint == "it has text, label, customer"
+    with pytest.raises(FactsError, match=r"^--partition by:region: .*rows.jsonl:1 has no such column$"):
+        split(rows, Partition.parse("by:region"), 1, task="classify", unit=None, seed=0)
+    helpers.write_jsonl(rows, [{"text": "a", "label": ["card"], "customer": 1}])
+    with pytest.raises(DataError, match=r"rows.jsonl:1: "):
+        split(rows, Partition("iid"), 1, task="classify", unit=None, seed=0)
 
 
 def test_what_other_numbers_of_banks_change_is_told(tmp_path: Path, bert_dir: Path) -> None:
@@ -138,6 +144,8 @@ def test_a_simulation_that_cannot_begin_leaves_nothing(tmp_path: Path, bert_dir:
     asked = ("simulate", path, "--banks", 3, "--data", rows, "--base-model", bert_dir, "--workers", 0, "--output", home)
     code, _, err = consortium(*asked)
     assert (code, home.exists()) == (2, False) and "federation.yaml names aaaa" in err
+    code, _, err = consortium(*asked, "--test", tmp_path / "nowhere.jsonl")
+    assert (code, home.exists()) == (2, False) and "nowhere.jsonl: no such file" in err
     home.mkdir()
     code, _, err = consortium(*asked)
     assert code == 2 and "is there already" in err
