@@ -6,6 +6,7 @@ the bytes of all tensors that live are counted; the difference of the two is a b
 
 import contextlib
 import logging
+import re
 import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from privacy.dp_lora import UnitGradients
 from trainers.by_unit import gradients_by_unit, to_float32
-from trainers.config import TrainConfig
+from trainers.config import LoraMethod, Method, TrainConfig
 from trainers.lora import fuse_updates
 from trainers.memory import PERSISTENT, Footprint
 from trainers.model import add_adapters, decoder_blocks, freeze_tables, load_model_config, on_meta
@@ -34,6 +35,8 @@ _WITHOUT_MASK = "without_mask"
 """A kind of attention for which transformers makes no mask, as for flash_attention_2, which need not be installed here."""
 AttentionInterface.register(_WITHOUT_MASK, sdpa_attention_forward)
 
+_NUMBER = re.compile(r"\.\d+\.")
+"""Of a block, in a module's name"""
 _PAIR = 24
 """Bytes for each pair of tokens of a row whose norm is taken without its gradient: three matrices of float64 (privacy.dp_full)"""
 _FEW, _MANY = 2, 8
@@ -129,7 +132,7 @@ class Cut:
             self.base.new_layers = _new_head(self.base, load_model_config(config.model).architectures or [])
         self.base_parameters = sum(p.numel() for p in self.base.parameters())
         with torch.device("meta"):  # where PEFT leaves adapters in float32, as it does beside quantised weights
-            self.module = add_adapters(self.base, config.method, config.task, quantized=True)
+            self.module = add_adapters(self.base, _in_every_block(config.method, blocks), config.task, quantized=True)
         self.units: UnitGradients | None = None
         if config.private_full:
             freeze_tables(self.base)
@@ -207,6 +210,14 @@ class Living(TorchDispatchMode):
     def _forget(self, address: int, size: int) -> None:
         del self._known[address]
         self.bytes -= size
+
+
+def _in_every_block(method: Method, blocks: int) -> Method:
+    """A module that is named with the number of its block is taken to be adapted in all: more than there is, and never less."""
+    if not isinstance(method, LoraMethod) or isinstance(method.targets, str):
+        return method
+    targets = [_NUMBER.sub(f".{block}.", f".{target}")[1:] for target in method.targets for block in range(blocks)]
+    return method.model_copy(update={"targets": list(dict.fromkeys(targets))})
 
 
 def _new_head(base: Any, architectures: Sequence[str]) -> list[str]:

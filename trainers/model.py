@@ -265,8 +265,8 @@ def linear_names(base: Any) -> list[str]:
 def _check_targets(base: Any, method: LoraMethod) -> None:
     if method.targets == "all-linear":
         return
-    known = {name for full, _ in base.named_modules() for name in (full, full.rsplit(".", 1)[-1])}
-    missing = [target for target in method.targets if target not in known]
+    names = [f".{name}" for name, _ in base.named_modules()]
+    missing = [target for target in method.targets if not any(name.endswith(f".{target}") for name in names)]
     if missing:
         raise ModelError(f"method.targets: no module named {', '.join(missing)}", f"this model has {', '.join(linear_names(base))}")
 
