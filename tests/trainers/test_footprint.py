@@ -3,12 +3,16 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
 from tests import helpers
+from tests.trainers.jobs import make_job, write_rows
+from trainers import worker
 from trainers.by_unit import gradients_by_unit, to_float32
 from trainers.config import TrainConfig, validate
+from trainers.errors import ModelError
 from trainers.footprint import measure
 from trainers.lora import fuse_updates
 from trainers.memory import Footprint
@@ -167,3 +171,19 @@ def test_a_fault_of_the_counting_is_not_taken_for_one_of_the_model(monkeypatch: 
     monkeypatch.setattr("trainers.footprint.fuse_updates", fail)
     with pytest.raises(error, match="a fault of ours"):
         measure(_make_config({"path": str(llama_dir), "dtype": "float32"}), "cpu")
+
+
+def test_adapters_of_one_block_are_counted_as_if_every_block_had_them(llama_dir: Path) -> None:
+    model = {"path": str(llama_dir), "dtype": "float32"}
+    everywhere = _measure(_make_config(model, {"lora": {"targets": ["down_proj"]}}))
+    assert _measure(_make_config(model, {"lora": {"targets": ["layers.1.mlp.down_proj"]}})) == everywhere
+    with pytest.raises(ModelError, match=r"no module named layers\.0\.mlp\.down"):
+        measure(_make_config(model, {"lora": {"targets": ["layers.1.mlp.down"]}}), "cpu")
+
+
+def test_one_block_alone_is_adapted(llama_dir: Path, tmp_path: Path) -> None:
+    targets = {"lora": {"rank": 2, "targets": ["layers.1.mlp.down_proj", "layers.0.self_attn.q_proj"]}}
+    run_dir = make_job(tmp_path / "run", llama_dir, write_rows(tmp_path), method=targets, train={"max_steps": 1})
+    worker.train(run_dir, run_id="test")
+    trained = load_file(run_dir / "adapter" / "adapter_model.safetensors")
+    assert len(trained) == 4 and all("layers.1.mlp.down_proj" in name or "layers.0.self_attn.q_proj" in name for name in trained)
