@@ -122,6 +122,7 @@ def _write_terms(folder: Path, case: Case, port: int) -> None:
     }  # fmt: skip
     policy = {
         "base_models": [model], "bundles": [bundle.sha256(bundle.build())], "aggregation": ["ffa"], "adapters": [adapter],
+        "tasks": [{"task": "sft", "max_length": 8}],
         "least_members": 3, "least_in_sum": 1, "least_honest_in_sum": 0, "least_threshold": 3, "most_clip": 4.0, "most_rounds": ROUNDS,
         "most_attempts": 3 * ROUNDS, "most_epsilon_round": None, "most_epsilon": None, "evaluation": "off", "metrics": [], "hours": None,
     }  # fmt: skip

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from cluster.job import ClusterConfig, read_yaml
 from federation.enrolment.member import Name
 from federation.institution import arithmetic
-from federation.policy import AdapterShape, Evaluation, Method, Metric, Policy, Proposal, Sha256
+from federation.policy import AdapterShape, Evaluation, Method, Metric, Policy, Proposal, Sha256, TaskShape
 from privacy.errors import PlanError
 from trainers.config import DataConfig, Part, Task, UnitColumn, validate
 
@@ -221,6 +221,7 @@ class TrainingConfig(Part):
         return Proposal(
             base_model=self.base_model.sha256,
             bundle=bundle,
+            task=TaskShape(task=self.task, labels=self.labels, max_length=self.local.max_length),
             aggregation=self.aggregation.method,
             adapter=self.adapter,
             members=self.quorum,

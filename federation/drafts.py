@@ -70,6 +70,7 @@ ledger: {ledger}
 policy:                         # drafted from what {federation} asks for: each line is the officer's to change
   base_models: [{sha256}]
   bundles: [{bundle}]   # consortium federation bundle
+  tasks: [{task}]
   aggregation: [{method}]
   adapters: [{adapter}]
   least_members: {quorum}              # banks a round must begin with
@@ -139,6 +140,7 @@ def draft_bank(
         ledger="ledger.db",
         sha256=proposal.base_model,
         bundle=bundle,
+        task=json.dumps(proposal.task.model_dump(mode="json"), ensure_ascii=False),
         method=proposal.aggregation,
         adapter=json.dumps(proposal.adapter.model_dump(mode="json")).replace('"', ""),
         quorum=proposal.members,

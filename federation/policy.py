@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
-from trainers.config import Part
+from trainers.config import Part, Task
 
 Method = Literal["ffa", "fedsvd", "fedavg"]
 """How updates become the next adapter: see rounds/aggregate.py."""
@@ -36,6 +36,16 @@ class AdapterShape(Part):
     )
 
 
+class TaskShape(Part):
+    """What is learnt. Rows that do not fit it cannot be trained on, so that whoever may vary it can ask which rows there are."""
+
+    task: Task
+    labels: list[str] = Field(default_factory=list)
+    """For classify: the classes in the order of the head"""
+    max_length: int = Field(ge=2)
+    """Tokens of an example"""
+
+
 class Policy(Part):
     """The `policy` block of bank.yaml. There are no defaults: what a bank allows has been said by its officer."""
 
@@ -43,6 +53,7 @@ class Policy(Part):
     """Hashes of base models the bank will load"""
     bundles: list[Sha256]
     """Hashes of Flower bundles the bank will run"""
+    tasks: list[TaskShape]
     aggregation: list[Method]
     adapters: list[AdapterShape]
     least_members: int = Field(ge=1)
@@ -75,6 +86,7 @@ class Proposal:
 
     base_model: str
     bundle: str
+    task: TaskShape
     aggregation: Method
     adapter: AdapterShape
     members: int
@@ -171,6 +183,7 @@ def _hours(case: _Case) -> _Verdict:
 _RULES: dict[str, Callable[[_Case], _Verdict]] = {
     "base_models": lambda case: _among(case.asks.base_model, case.allows.base_models),
     "bundles": lambda case: _among(case.asks.bundle, case.allows.bundles),
+    "tasks": lambda case: _among(case.asks.task, case.allows.tasks),
     "aggregation": lambda case: _among(case.asks.aggregation, case.allows.aggregation),
     "adapters": lambda case: _among(case.asks.adapter, case.allows.adapters),
     "least_members": lambda case: _at_least(case.asks.members, case.allows.least_members),

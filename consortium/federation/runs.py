@@ -83,7 +83,7 @@ def personalise(
     from federation.rounds.personal import personalise
 
     training = training_of(load_federation(federation))
-    facts = personalise(training, load_bank(config), adapter.resolve(), output.resolve(), home.resolve() / "runs", steps)
+    facts = personalise(training, load_bank(config), adapter.resolve(), output.resolve(), home.resolve() / "personal", steps)
     cost = f", epsilon {facts['epsilon']:g} at delta {facts['delta']:g}" if "epsilon" in facts else ""
     print(f"{output}: {facts['steps']} steps{cost}")
 

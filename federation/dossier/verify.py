@@ -7,6 +7,7 @@ show a transcript as another bank's, and a bank cannot disown its own. What is l
 - All that stands there as said by a bank is signed by that bank. A line that is not was made up by the bank whose transcript it is in.
 - What a bank signed for others stands in its own transcript; else it was cut out there, or moved from another session by who holds it.
 - What two banks have of one thing is the same; else the coordinator showed them different things, or somebody lies.
+- An attempt at a round is one session.
 - Each receipt is for the sum that the bank which holds it was sent.
 
 A session that all banks have cut out leaves no trace.
@@ -126,7 +127,7 @@ def check(transcripts: Transcripts, keys: Identities) -> Check:
     """Compare them. One alone is compared with the signatures of other banks that stand in it."""
     made_up = {bank: {fact for fact in known if not _is_signed(fact, keys)} for bank, known in transcripts.items()}
     sound = {bank: [fact for fact in known if fact not in made_up[bank]] for bank, known in transcripts.items()}
-    findings = [*_made_up(made_up), *_cut_out(sound), *_two_stories(sound), *_other_receipts(sound)]
+    findings = [*_made_up(made_up), *_cut_out(sound), *_two_stories(sound), *_opened_twice(sound), *_other_receipts(sound)]
     sessions = dict.fromkeys(fact.session for known in transcripts.values() for fact in known)
     return Check(tuple(transcripts), tuple(_session(session, sound, findings) for session in sessions))
 
@@ -173,6 +174,20 @@ def _two_stories(transcripts: Transcripts) -> Iterator[Finding]:
         else:
             what = f"{pair} were not shown the same {found.what}"
         yield Finding(found.session, found.exchange, tuple(dict.fromkeys(filter(None, (signer, *found.banks)))), what)
+
+
+def _opened_twice(transcripts: Transcripts) -> Iterator[Finding]:
+    """An attempt is one session: banks that are shown two of it are shown different things."""
+    told: dict[str, dict[str, set[str]]] = {}
+    for bank, fact in _facts(transcripts):
+        if match := _HEADER.fullmatch(fact.what):
+            told.setdefault(match[1], {}).setdefault(fact.session, set()).add(bank)
+    for title, sessions in told.items():
+        for session, banks in sessions.items() if len(sessions) > 1 else ():
+            others = ", ".join(sorted(other[:16] for other in sessions if other != session))
+            yield Finding(
+                session, 0, tuple(sorted(banks)), f"{title} is session {others} too: the coordinator has opened it more than once"
+            )
 
 
 def _other_receipts(transcripts: Transcripts) -> Iterator[Finding]:

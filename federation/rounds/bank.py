@@ -51,7 +51,7 @@ from federation.files import Facts, check_private, translated
 from federation.policy import Spent
 from federation.rounds import letters, offer, record
 from federation.rounds.aggregate import Layout, State, Vector, advance, contribution, mean
-from federation.rounds.budget import RoundBudget, plan_round, price, reserve
+from federation.rounds.budget import RoundBudget, check_run, plan_round, price, release, reserve
 from federation.rounds.letters import Close, Invitation, Next
 from federation.rounds.local import Task, Train
 from federation.rounds.offer import Declined, rule
@@ -80,8 +80,8 @@ class _Accepted(Facts):
     budget: RoundBudget | None
     epsilon: float | None
     """Of the population, in all and with this round"""
-    compared: bool
-    """Whether its adapter was found to be what the last sum makes of the one before"""
+    compared: str
+    """Whether its adapter was found to be what the last sum makes of the one before, for the record"""
 
 
 class _Attempt:
@@ -193,9 +193,8 @@ class Bank:
         if training.secure_aggregation:
             offer.check_session(invitation, layout, roster, config)
         if budget:
-            with rule("ledger", offer.name(invitation), BudgetRefused, LedgerError), Ledger.open(config.ledger) as ledger:
-                budget = reserve(budget, ledger, config.population, offer.name(invitation))
-        accepted = _Accepted(budget=budget, epsilon=epsilon, compared=start is not None)
+            budget, epsilon = self._reserve(budget, invitation, config)
+        accepted = _Accepted(budget=budget, epsilon=epsilon, compared=self._compared(invitation, start))
         disk.write(self._live, [letters.seal(accepted, request)])
         self._attempt = self._read_live()
 
@@ -205,7 +204,20 @@ class Bank:
             return None, None
         with rule("ledger", offer.name(invitation), BudgetRefused, LedgerError, PlanError), Ledger.open(config.ledger) as ledger:
             budget = plan_round(invitation.training, config, invitation.kind)
+            with rule("promise", offer.name(invitation), BudgetRefused):
+                check_run(budget, invitation.training, ledger, config.population, offer.attempts_of(invitation))
             return budget, price(budget, ledger, config.population)
+
+    def _reserve(self, budget: RoundBudget, invitation: Invitation, config: BankConfig) -> tuple[RoundBudget, float]:
+        """The round set aside, and the population's epsilon with it: another job may have reserved since it was priced."""
+        asked, most = offer.name(invitation), config.policy.most_epsilon
+        with rule("ledger", asked, BudgetRefused, LedgerError), Ledger.open(config.ledger) as ledger:
+            budget = reserve(budget, ledger, config.population, asked)
+            epsilon = ledger.filter(config.population).proven
+            if most is not None and epsilon > most:
+                release(budget, ledger)
+                raise Declined("most_epsilon", str(epsilon), f"{most} or less")
+            return budget, epsilon
 
     def _on_message(self, letter: Next, body: Buffer) -> bytes:
         if not self._is_current(letter):
@@ -336,6 +348,19 @@ class Bank:
         assert isinstance(start, _Start)
         return start
 
+    def _compared(self, invitation: Invitation, start: _Start | None) -> str:
+        """What the record says of it."""
+        aggregation, folder = invitation.training.aggregation, self._folder / "starts" / invitation.run
+        if invitation.round == 1:
+            return "no: nothing was summed yet"
+        if start is not None:
+            return "with the last sum"
+        if seen := sorted(path.name.split(".")[1] for path in folder.glob(f"{invitation.round}.*")):
+            return f"no: this bank has the sum of attempt {', '.join(seen)}, and was told that attempt {invitation.before} counts"
+        if aggregation.method == "fedsvd" and aggregation.momentum and invitation.round > 2:
+            return "no: with fedsvd the momentum is in a basis that only the coordinator knows"
+        return "no: this bank has not seen the sum before"
+
     def _velocity(self, attempt: _Attempt) -> Vector | None:
         """The server's momentum before this round; None where the bank cannot know it."""
         aggregation = attempt.invitation.training.aggregation
@@ -394,7 +419,7 @@ class Bank:
             "bundle": invitation.bundle,
             "model": invitation.model.hex(),
             "roster": str(invitation.version),
-            "compared": "with the last sum" if attempt.accepted.compared else "no: this bank has not seen the sum before",
+            "compared": attempt.accepted.compared,
         }
         asked = {"letter": letter, **(terms if letter == "Header" else {}), **facts}
         self._note(invitation, asked, released=released, epsilon=attempt.accepted.epsilon)

@@ -59,6 +59,11 @@ class RoundBudget:
         training = [] if self.plan is None else [self.plan.event]
         return training + ([] if self.evaluation_noise is None else [evaluation_event(self.evaluation_noise, self.units)])
 
+    def times(self, training: TrainingConfig) -> list[int]:
+        """How often the promise has room for each of them in a run."""
+        models = _models(training)
+        return ([] if self.plan is None else [models - 1]) + ([] if self.evaluation_noise is None else [models])
+
 
 def plan_round(training: TrainingConfig, bank: BankConfig, kind: Kind) -> RoundBudget:
     """Of any round of a run; nothing is reserved. The first call of a process for a run takes seconds, up to a minute.
@@ -156,6 +161,21 @@ def _reserve(ledger: Ledger, population: str, event: Event, run_name: str) -> st
     mine = [held for held in ledger.book().reservations(population) if (held.run, held.event) == (run_name, event)]
     untouched = [held.id for held in mine if not held.closed and not held.charged]
     return untouched[0] if untouched else ledger.reserve(population, event, run_name).id
+
+
+def check_run(budget: RoundBudget, training: TrainingConfig, ledger: Ledger, population: str, attempts: str) -> None:
+    """BudgetRefused where this round would be more than the run's epsilon is for. `attempts` is how the names of the run's begin.
+
+    Raises LedgerError.
+    """
+    book = ledger.book()
+    for event, times in zip(budget.events, budget.times(training), strict=True):
+        taken = sum(held.charged for held in book.reservations(population) if held.run.startswith(attempts) and held.event == event)
+        if taken + event.steps > times * event.steps:
+            raise BudgetRefused(
+                f"{taken} of {times * event.steps} steps that the run's epsilon is for are taken: {event.steps} more are outside of it",
+                "another run, with more spare_rounds: they are for rounds that fail after training",
+            )
 
 
 def release(budget: RoundBudget, ledger: Ledger) -> None:

@@ -91,7 +91,8 @@ class Invitation(Facts):
         return (layout.length if self.kind == "train" else 0) + 1 + len(self.training.metric_names)
 
     def header(self, roster: Roster, layout: Layout) -> Header:
-        """The session of secure aggregation that it opens. Both sides derive it, so that there is nothing in it to disagree about."""
+        """The session of secure aggregation that it opens. Both sides derive it, so that there is nothing in it to disagree about; and it
+        names the invitation, so that banks which were told different things are in no session together."""
         training = self.training
         return Header(
             run=self.run,
@@ -99,7 +100,7 @@ class Invitation(Facts):
             attempt=self.attempt,
             nonce=self.nonce,
             model=self.model,
-            config=training.hash,
+            config=self.digest,
             length=self.length(layout),
             clip=training.encoding.clip,
             fraction_bits=training.encoding.fraction_bits,

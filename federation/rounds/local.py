@@ -64,7 +64,7 @@ class Work:
     metrics: tuple[float, ...]
     """In the order of the training's metric_names: each from 0 to 1, noised where that is asked for"""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """For the bank's record: steps taken and charged, verdicts of the self-tests. They stay with the bank."""
+    """For the bank's record: steps taken and charged, verdicts of the self-tests. Seconds are none: they tell who was drawn."""
 
 
 Train = Callable[[Task], Work]
@@ -80,22 +80,28 @@ class LocalTrainer:
         self._base_model = read_config().base_model
         self._job: _Job | None = None
 
-    def start(self, run: str, training: TrainingConfig) -> None:
-        """Have the job of a run loaded; it may take minutes. That of another run is ended. Raises ConfigError, TrainingFailed."""
+    def start(self, run: str, training: TrainingConfig, until: float = math.inf) -> None:
+        """Have the job of a run loaded, by `until` of time.monotonic; it may take minutes. That of another run is ended.
+
+        Raises ConfigError, TrainingFailed.
+        """
         spec = job_of(run, training, self._config(), self._runs)
         if self._job is not None and self._job.spec != spec:
             self.close()
         if self._job is None:
             self._job = _Job(spec)
-            self._job.take(READY)
+            self._job.take(READY, until)
 
     def __call__(self, task: Task) -> Work:
         """Raises ConfigError, TrainingFailed."""
-        self.start(task.run, task.training)
+        until = time.monotonic() + task.training.timeouts.update
+        self.start(task.run, task.training, until)
         assert self._job is not None
         content = order_of(task, self._config()).pack()
         name = f"{task.round:06d}-{task.attempt:04d}-{task.kind}-{hashlib.sha256(content).hexdigest()[:16]}"
-        return work_of(task, self._job.ask(name, content, within=task.training.timeouts.update))
+        answer = self._job.ask(name, content, until)
+        self._job.keep_only(name)
+        return work_of(task, answer)
 
     def _config(self) -> BankConfig:
         """ConfigError where the base model is not the one whose hash is known."""
@@ -123,6 +129,7 @@ def job_of(run: str, training: TrainingConfig, bank: BankConfig, runs: Path) -> 
         "model": {"path": str(bank.base_model)},
         "method": method_of(training).model_dump(),
         "data": {
+            **({"on_bad_row": "skip"} if training.privacy else {}),  # that one row does not fit the terms is not for others to see
             **bank.data.model_dump(exclude_unset=True),
             **_held_out(training, bank),
             **({"group_by": column} if column else {}),
@@ -201,7 +208,7 @@ def work_of(task: Task, answer: bytes) -> Work:
     done = unpack_answer(answer)
     if isinstance(done, Failed):
         raise TrainingFailed(f"training answered with {done.error}", f"{done.message}; {done.hint}")
-    facts = {"steps": done.steps, "charged": done.charged, "verdicts": done.verdicts, "seconds": done.seconds}
+    facts = {"steps": done.steps, "charged": done.charged, "verdicts": done.verdicts}
     return Work(done.adapter or task.adapter, done.metrics, facts)
 
 
@@ -238,28 +245,30 @@ class _Job:
         if self._alive() and _read(spec.run_dir / "job.json") != _text(spec):
             self.stop()  # it has outlived a bank's process that had another bank.yaml
 
-    def take(self, name: str) -> bytes:
+    def take(self, name: str, until: float) -> bytes:
         """The answer to a request that says nothing, as `ask`."""
-        answer = self.ask(name, b"")
+        answer = self.ask(name, b"", until)
         self._spool.withdraw(name)
         return answer
 
-    def ask(self, name: str, content: bytes, within: float = math.inf) -> bytes:
-        """The answer, which is kept until another is there: who was killed with it in hand may ask again. Raises TrainingFailed where the
-        job has died, and died again, and where it takes more seconds than `within`: it is then ended, so that the bank can go on."""
+    def keep_only(self, name: str) -> None:
+        """All other answers were taken for good."""
+        self._spool.keep_only(name)
+
+    def ask(self, name: str, content: bytes, until: float) -> bytes:
+        """The answer, which is kept: who was killed with it in hand may ask again. Raises TrainingFailed where the job has died, and died
+        again, and where there is none by then: the job is ended, so that the bank can go on."""
         if self._claim.closed:
             self._claim = self._spool.claim()
-        end = time.monotonic() + within
         for _ in range(2):
             if not self._alive():
                 self._start()
-            if (answer := self._spool.ask(name, content, waiting=lambda: self._alive() and time.monotonic() < end)) is not None:
-                self._spool.keep_only(name)
+            if (answer := self._spool.ask(name, content, waiting=lambda: self._alive() and time.monotonic() < until)) is not None:
                 return answer
-            if time.monotonic() >= end:
+            if time.monotonic() >= until:
                 self._spool.withdraw(name)
                 self.stop()
-                raise TrainingFailed(f"training took longer than the {within:g} seconds that a round waits for it",
+                raise TrainingFailed("training took longer than its round waits for it",
                                      "fewer steps a round, a longer timeouts.update in federation.yaml, or a faster machine")  # fmt: skip
             if self._process is not None and self._process.returncode in _FINAL:
                 break

@@ -3,11 +3,13 @@
 roster        none is in force here, or the invitation is for another
 coordinator   the roster's coordinator has not signed it, or not with this adapter
 order         this or a later attempt of the run was answered before; a message is for another attempt than the last
+training      the run's attempts before had another training block
 ...           the rules of the bank's policy: policy.py
 base_model    the bank has another than the one its policy allows and the training names
 adapters      the adapter has another rank than the training says
 result        the adapter is not what the last sum makes of the one before
 header        the sum would not keep what secure aggregation promises: privacy/secagg/rules.py
+promise       all that the run's epsilon is for is taken: rounds failed more often than it has spare rounds
 ledger        the population's budget, and the delta it was granted at
 protocol      later: a message of secure aggregation that no honest coordinator sends
 """
@@ -62,8 +64,10 @@ def _shown(federation: str, version: int, hash: bytes) -> str:
 
 
 def attempts_so_far(invitation: Invitation, decisions: Iterable[Decision]) -> int:
-    """Attempts at the run's rounds that the bank has answered, and this one; declined where it does not come after all of them."""
-    answered = {(each.round, each.attempt) for each in decisions if each.run == invitation.run and each.released}
+    """Attempts at the run's rounds that the bank has answered, and this one; declined where it does not come after all of them, or is not
+    on their terms: what a run costs is settled before it begins."""
+    of_run = [each for each in decisions if each.run == invitation.run and each.released]
+    answered = {(each.round, each.attempt) for each in of_run}
     round, attempt = max(answered, default=(0, 0))
     if (invitation.round, invitation.attempt) <= (round, attempt):
         raise Declined(
@@ -71,6 +75,9 @@ def attempts_so_far(invitation: Invitation, decisions: Iterable[Decision]) -> in
             f"round {invitation.round}, attempt {invitation.attempt}",
             f"what comes after round {round}, attempt {attempt}",
         )
+    asked = invitation.training.hash.hex()
+    if others := {each.asked["training"] for each in of_run if "training" in each.asked} - {asked}:
+        raise Declined("training", f"a training block of hash {asked[:16]}", f"{others.pop()[:16]}, as the run began with")
     return len(answered) + 1
 
 
@@ -96,7 +103,7 @@ def terms(invitation: Invitation, layout: Layout, config: BankConfig) -> tuple[r
         run=invitation.run,
         round=invitation.round,
         model=invitation.model,
-        config=invitation.training.hash,
+        config=invitation.digest,
         length=invitation.length(layout),
     )
     return expected, rules.Policy(config.policy.least_members, config.policy.most_clip, _MOST_MODULUS_BITS)
@@ -104,4 +111,9 @@ def terms(invitation: Invitation, layout: Layout, config: BankConfig) -> tuple[r
 
 def name(invitation: Invitation) -> str:
     """Of an attempt, as the ledger has it."""
-    return f"{invitation.federation}/{invitation.run}, round {invitation.round}, attempt {invitation.attempt}"
+    return f"{attempts_of(invitation)} {invitation.round}, attempt {invitation.attempt}"
+
+
+def attempts_of(invitation: Invitation) -> str:
+    """How the names of a run's attempts begin."""
+    return f"{invitation.federation}/{invitation.run}, round"

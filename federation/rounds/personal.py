@@ -5,13 +5,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from federation.config import BankConfig, TrainingConfig
 from federation.errors import FactsError, FolderError
 from federation.files import translated
 from federation.rounds.budget import plan_round, release, reserve
 from federation.rounds.local import LocalTrainer, Task
+from privacy import disk
 from privacy.accountant import epsilon
 from privacy.ledger import Ledger
 from privacy.statement import rounded_up
@@ -33,7 +34,7 @@ def personalise(training: TrainingConfig, bank: BankConfig, adapter: Path, outpu
             "spare_rounds": 0,
             "evaluation": "off",
             "metrics": [],
-            "local": training.local.model_copy(update={"steps": steps}),
+            "local": training.local.model_copy(update={"steps": steps, "moments": "new"}),  # none that a round could go on from
         }
     )
     start, name, budget = _read(adapter), f"personal-{output.name}", None
@@ -54,9 +55,11 @@ def personalise(training: TrainingConfig, bank: BankConfig, adapter: Path, outpu
         cost = epsilon([budget.plan.event.times(work.facts["charged"])], budget.plan.delta)
         facts |= {"epsilon": rounded_up(cost, 4), "delta": budget.plan.delta}
     with translated(output):
-        shutil.copytree(adapter, output, ignore=shutil.ignore_patterns("result.json"))
-        save_file(dict(work.adapter), output / _ADAPTER)
-        (output / "personal.json").write_text(json.dumps(facts, indent=1))
+        output.mkdir(mode=0o700)
+        shutil.copytree(adapter, output, ignore=shutil.ignore_patterns("result.json", _ADAPTER), dirs_exist_ok=True)
+        output.chmod(0o700)  # copied too
+        disk.write(output / _ADAPTER, [save(dict(work.adapter))])
+        disk.write(output / "personal.json", [json.dumps(facts, indent=1).encode()])
     return facts
 
 

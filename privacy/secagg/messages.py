@@ -75,7 +75,7 @@ class Header(Message):
     model: Hash
     """The global model's hash"""
     config: Hash
-    """The configuration's hash"""
+    """Of all else that banks are to agree on"""
     length: int
     """Coordinates of the vector"""
     clip: float

@@ -32,7 +32,7 @@ from tests.federation.enrolment import BANKS, Federation
 RUN = "intents-1"
 MODEL = "a" * 64
 BUNDLE = bundle.sha256(bundle.build())
-INVITE, CLOSE = 0, 7
+INVITE, UPDATE, CLOSE = 0, 2, 7
 TRAINING: dict[str, Any] = {
     "task": "classify",
     "base_model": {"name": "tiny", "sha256": MODEL},
@@ -40,6 +40,7 @@ TRAINING: dict[str, Any] = {
     "labels": ["card", "loan"],
     "local": {"steps": 3, "batch": 10, "learning_rate": 0.1, "clip_norm": 1.0, "max_length": 8},
     "rounds": 2,
+    "spare_rounds": 20,
     "cohort": 4,
     "quorum": 3,
     "threshold": 3,
@@ -52,6 +53,7 @@ TRAINING: dict[str, Any] = {
 POLICY: dict[str, Any] = {
     "base_models": [MODEL],
     "bundles": [BUNDLE],
+    "tasks": [{"task": "classify", "labels": ["card", "loan"], "max_length": 8}],
     "aggregation": ["ffa", "fedsvd", "fedavg"],
     "adapters": [TRAINING["adapter"]],
     "least_members": 3,

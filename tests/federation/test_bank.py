@@ -12,13 +12,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from safetensors.numpy import save
 
 from federation.config import TrainingConfig
-from federation.errors import FolderError
+from federation.errors import FolderError, RunFailed
 from federation.rounds import bank, budget, letters, record
 from federation.rounds.letters import Answer, Close, Done, Failure, Invitation, Next, Refusal
 from privacy.ledger import Ledger
 from privacy.plan import Event
-from tests.federation.enrolment import Federation
-from tests.federation.loopback import BUNDLE, RUN, START, Loopback, World, exchange_of, make_world, planned
+from tests.federation.enrolment import BANKS, Federation
+from tests.federation.loopback import BUNDLE, RUN, START, UPDATE, Loopback, World, exchange_of, make_world, planned
 
 
 @pytest.fixture
@@ -62,6 +62,7 @@ def _training(world: World, **changes: Any) -> TrainingConfig:
     [
         ("base_models", {"base_models": ["c" * 64]}),
         ("bundles", {"bundles": ["c" * 64]}),
+        ("tasks", {"tasks": []}),
         ("aggregation", {"aggregation": ["fedavg"]}),
         ("adapters", {"adapters": []}),
         ("least_members", {"least_members": 4}),
@@ -100,6 +101,8 @@ def test_a_policy_counts_as_soon_as_it_is_written(world: World) -> None:
         ("most_epsilon_round", {"privacy": None, "evaluation": "off", "metrics": []}),
         ("most_epsilon_round", {"privacy": {"epsilon": 9, "epsilon_round": 9, "delta": 1e-5}}),
         ("most_rounds", {"rounds": 4}),
+        ("tasks", {"labels": ["card", "mortgage"]}),
+        ("tasks", {"local": {"steps": 3, "batch": 10, "learning_rate": 0.1, "clip_norm": 1.0, "max_length": 7}}),
         ("base_models", {"base_model": {"name": "other", "sha256": "d" * 64}}),
         ("adapters", {"adapter": {"rank": 3, "alpha": 4, "targets": "all-linear"}}),
     ],
@@ -134,6 +137,46 @@ def test_attempts_that_were_answered_count_at_whichever_round(world: World) -> N
     refusal = _check_refused(world, world.invite(round=2, attempt=4), "most_attempts")
     assert (refusal.asked, refusal.allowed) == ("4", "3 or less")
     assert isinstance(_ask(world, world.invite(run="intents-2")), Answer)
+
+
+def test_no_more_is_trained_in_a_run_than_its_epsilon_is_for(world: World) -> None:
+    """However often the coordinator says that an attempt has failed; another run is another promise."""
+    world.ask(rounds=1, spare_rounds=1, attempts=9)
+
+    class Forgetful(Loopback):
+        def send(self, bank: str, content: bytes) -> None:
+            super().send(bank, content)
+            if exchange_of(content) == UPDATE:
+                self.replies = [reply for reply in self.replies if reply.bank != bank]
+
+    with pytest.raises(RunFailed):
+        Forgetful(world).run()
+    steps = world.training.local.steps
+    for name in BANKS:
+        charged = [charged for _, charged, _ in world.held(name)]
+        told = [each.rule for each in record.decisions(world.bank_folder(name) / "record.jsonl") if each.rule]
+        assert charged.count(steps) == 2 and set(charged) <= {0, 1, steps} and told == ["promise"]
+    assert isinstance(_ask(world, world.invite(run="intents-2")), Answer)
+
+
+def test_a_run_goes_on_under_the_terms_it_began_with(world: World) -> None:
+    assert isinstance(_ask(world, world.invite()), Answer)
+    for changes in ({"spare_rounds": 19}, {"rounds": 3}, {"privacy": {"epsilon": 7, "epsilon_round": 4, "delta": 1e-5}}):
+        _check_refused(world, world.invite(attempt=2, training=_training(world, **changes)), "training")
+    assert isinstance(_ask(world, world.invite(attempt=2)), Answer)
+
+
+def test_what_another_job_reserves_meanwhile_counts_against_what_the_officer_allows(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def meanwhile(round: budget.RoundBudget, ledger: Ledger, population: str, name: str) -> budget.RoundBudget:
+        ledger.reserve(population, Event(1.0, 0.01, 1000, 200, 1), "another job")
+        return budget.reserve(round, ledger, population, name)
+
+    with Ledger.open(world.config("alder").ledger) as ledger:
+        alone = budget.price(planned(world.training, world.config("alder"), "train"), ledger, "retail")
+    world.allow("alder", most_epsilon=alone)
+    monkeypatch.setattr(bank, "reserve", meanwhile)
+    _check_refused(world, world.invite(), "most_epsilon")
+    assert all(closed for run, _, closed in world.held("alder") if run != "another job")
 
 
 def test_a_model_that_the_bank_does_not_have_is_refused(world: World) -> None:
@@ -292,6 +335,16 @@ def test_a_round_that_follows_another_attempt_than_the_one_that_counted_is_refus
     record.note(path, record.Decision("alder", RUN, 1, 2, told, "", "", None))
     assert _check_refused(world, world.invite(round=2, before=7), "result").allowed.startswith("attempt 2's")
     assert isinstance(_ask(world, world.invite(round=2, before=2)), Answer)
+
+
+def test_the_record_says_that_a_sum_was_seen_and_another_is_said_to_count(world: World) -> None:
+    world.ask(rounds=1, metrics=[], evaluation="off")
+    Loopback(world).run()
+    path = world.bank_folder("alder") / "record.jsonl"
+    world.ask(rounds=2, metrics=[], evaluation="off")
+    path.unlink()  # and with it what the bank was told of attempt 1
+    assert isinstance(_ask(world, world.invite(round=2, before=7)), Answer)
+    assert record.decisions(path)[-1].asked["compared"] == "no: this bank has the sum of attempt 1, and was told that attempt 7 counts"
 
 
 def test_an_attempt_that_cannot_be_read_after_an_update_is_given_up_and_its_budget_given_back(world: World) -> None:

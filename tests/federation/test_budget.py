@@ -54,7 +54,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 
 def _bank(ledger: Ledger, **changes: Any) -> BankConfig:
-    policy = {"base_models": [], "bundles": [], "aggregation": [], "adapters": [], "least_members": 1, "least_in_sum": 1,
+    policy = {"base_models": [], "bundles": [], "tasks": [], "aggregation": [], "adapters": [], "least_members": 1, "least_in_sum": 1,
               "least_honest_in_sum": 0, "least_threshold": 1, "most_clip": 1, "most_rounds": 9, "most_attempts": 9,
               "most_epsilon_round": None, "most_epsilon": None, "evaluation": "off", "metrics": [], "hours": None}  # fmt: skip
     return BankConfig.model_validate(

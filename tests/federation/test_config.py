@@ -45,6 +45,7 @@ policy:
   base_models: [{"a" * 64}]
   bundles: [{"b" * 64}]
   aggregation: [ffa, fedsvd]
+  tasks: [{{task: classify, labels: [card, loan], max_length: 64}}]
   adapters: [{{rank: 16, alpha: 32, targets: all-linear}}]
   least_members: 4
   least_in_sum: 3

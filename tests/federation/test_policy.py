@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from federation.policy import _RULES, AdapterShape, Policy, Proposal, Refusal, Spent, check
+from federation.policy import _RULES, AdapterShape, Policy, Proposal, Refusal, Spent, TaskShape, check
 
 NOON = datetime(2026, 11, 20, 12, 0)
 SHAPE = AdapterShape(rank=16, alpha=32, targets="all-linear")
+TASK = TaskShape(task="classify", labels=["card", "loan"], max_length=64)
 POLICY = Policy(
     base_models=["a" * 64],
     bundles=["b" * 64],
+    tasks=[TaskShape(task="sft", max_length=64), TASK],
     aggregation=["ffa", "fedsvd"],
     adapters=[SHAPE, AdapterShape(rank=8, alpha=16, targets=["v_proj", "q_proj"])],
     least_members=4,
@@ -34,6 +36,7 @@ POLICY = Policy(
 PROPOSAL = Proposal(
     base_model="a" * 64,
     bundle="b" * 64,
+    task=TASK,
     aggregation="ffa",
     adapter=SHAPE,
     members=4,
@@ -64,6 +67,8 @@ def test_there_is_a_rule_for_every_field_of_the_policy() -> None:
         ("base_models", {"base_model": "c" * 64}, "c" * 64, "a" * 64),
         ("bundles", {"bundle": "c" * 64}, "c" * 64, "b" * 64),
         ("aggregation", {"aggregation": "fedavg"}, "fedavg", "ffa or fedsvd"),
+        ("tasks", {"task": TASK.model_copy(update={"max_length": 63})}, "max_length=63", "max_length=64"),
+        ("tasks", {"task": TASK.model_copy(update={"labels": ["card"]})}, "labels=['card']", "labels=['card', 'loan']"),
         ("adapters", {"adapter": AdapterShape(rank=17, alpha=32, targets="all-linear")}, "rank=17", "rank=16"),
         ("least_members", {"members": 3}, "3", "4 or more"),
         ("least_in_sum", {"in_sum": 1}, "1", "3 or more"),

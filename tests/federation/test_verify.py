@@ -98,6 +98,14 @@ def test_two_versions_that_a_bank_signed_are_shown_with_who_holds_them(held: Ses
     assert exchange == 0 and banks == ("alder", "dogwood") and what.startswith("alder and dogwood have different keys of alder")
 
 
+def test_an_attempt_that_is_two_sessions_is_named_at_both(held: Sessions, tmp_path: Path) -> None:
+    """A coordinator that shows one half of the banks a session, and the other half another, each of which agrees with itself."""
+    first = held.run(lambda bank, message: message if bank in BANKS[:2] else None)
+    held.driven.header = replace(held.driven.header, attempt=1)
+    second = held.run(lambda bank, message: message if bank in BANKS[2:] else None)
+    assert [found[:3] for found in _findings(held, held.export(tmp_path))] == [(first, 0, BANKS[:2]), (second, 0, BANKS[2:])]
+
+
 def test_another_sum_is_named_with_the_receipts_that_are_not_for_it(held: Sessions, tmp_path: Path) -> None:
     held.run(lambda bank, m: replace(m, packed=memoryview(bytes(14))) if bank == "dogwood" and isinstance(m, Sum) else m)
     found = _findings(held, held.export(tmp_path))
