@@ -1,9 +1,10 @@
 """The job: a YAML file by a person's hand, `config.json` by the machine's. Imports no torch and no ray."""
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -219,17 +220,38 @@ _FREE = ("cluster", "data.train", "data.validation", "zero", "output", "tracking
          "train.activation_checkpointing", "train.compile", "train.eval_every", "train.early_stopping", "train.hang_after")  # fmt: skip
 
 
+INPUTS = "inputs"
+"""In the run directory of a submitted job: what was sent with it, until it is over"""
+
+
 def has_begun(job: JobSpec) -> bool:
-    """Whether the job's run directory, or its copy in a store, holds a run."""
-    if job.store_url is None:
-        return (job.run_dir / "events.jsonl").exists()
-    return Store(job.store_url).has("events.jsonl")
+    """Whether the job's run directory, or its copy in a store, holds a run that came to training: what was refused before binds nobody."""
+    if job.store_url is not None:
+        return _has_start((Store(job.store_url).read("events.jsonl") or b"").splitlines())
+    return _has_started(job.run_dir)
+
+
+def _has_started(folder: Path) -> bool:
+    path = folder / "events.jsonl"
+    if not path.exists():
+        return False
+    with path.open("rb") as lines:
+        return _has_start(lines)
+
+
+def _has_start(lines: Iterable[bytes]) -> bool:
+    """In a line that is whole."""
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            if json.loads(line)["event"] == "start":
+                return True
+    return False
 
 
 def check_continues(job: JobSpec, folder: Path | None = None) -> None:
     """Raise ConfigError when the run directory (or `folder`) holds a run that `job` cannot continue, naming the fields that differ."""
     folder = folder or job.run_dir
-    if not (folder / "events.jsonl").exists():
+    if not _has_started(folder):
         return
     before, now = (dict(_flat(spec.model_dump(mode="json"))) for spec in (read_job(folder), job))
     changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name) and not _is_free(name))

@@ -23,7 +23,7 @@ import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.errors import ClusterTooSmall, ClusterUnreachable, WorkersFailed
-from cluster.job import JobSpec, WorkerRange, check_continues, check_paths, write_job
+from cluster.job import INPUTS, JobSpec, WorkerRange, check_continues, check_paths, write_job
 from privacy.errors import ConsortiumError
 from trainers.defaults import Choice, Hardware, resolve
 from trainers.errors import ConfigError, TrainersError
@@ -203,12 +203,14 @@ def run_workers(job: JobSpec, place: str, work: Callable[[dict[str, Any]], None]
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    from trainers.world import COLLECTIVE_SECONDS
+
     gpus = int(job.cluster.gpus_per_worker)
     resources = {"CPU": float(job.cluster.cpus_per_worker)} | ({"GPU": float(gpus)} if gpus else {})
     trainer = TorchTrainer(
         work,
         train_loop_config=settings,
-        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        torch_config=TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=COLLECTIVE_SECONDS),
         scaling_config=ScalingConfig(num_workers=_number(job), use_gpu=gpus > 0, resources_per_worker=resources),
         run_config=RunConfig(
             name=f"{job.name}-{uuid.uuid4().hex[:8]}",
@@ -282,7 +284,7 @@ def _raise_failure(view: View, seen: list[Event], error: BaseException | None) -
     lines = str(error).strip().splitlines() if error is not None else []
     failed = WorkersFailed(
         f"the workers failed and were not started again: {lines[-1] if lines else 'they ended without a result'}",
-        f"once the cause is gone: consortium {'train JOB.yaml --resume' if view.store else f'resume {view.folder}'}",
+        f"once the cause is gone: consortium {_again(view)}",
     )
     log = EventLog(view.folder / EVENTS)
     step = max((event["step"] for event in seen if event["event"] == "step"), default=0)
@@ -291,6 +293,13 @@ def _raise_failure(view: View, seen: list[Event], error: BaseException | None) -
     write_report(view.folder)
     publish(view.folder, view.store)
     raise failed from error
+
+
+def _again(view: View) -> str:
+    """The command that goes on with a run."""
+    if (view.folder / INPUTS).exists():  # they are removed now, and sent again with the job
+        return "submit JOB.yaml"
+    return "train JOB.yaml --resume" if view.store else f"resume {view.folder}"
 
 
 @contextlib.contextmanager

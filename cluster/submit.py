@@ -13,7 +13,7 @@ import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cluster.errors import ClusterUnreachable, JobMismatch, JobNotFound, PackageTooLarge
-from cluster.job import JobSpec, identity
+from cluster.job import INPUTS, JobSpec, identity
 from trainers.errors import ConfigError, DataError
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
@@ -254,18 +254,19 @@ _QUIET = {
 
 
 @contextmanager
-def packed(job: JobSpec, *, package: bool, limit: int = SIZE_LIMIT) -> Iterator[tuple[Path, dict[str, int]]]:
-    """A temporary folder with what a job needs from this machine, and the bytes of each part; `package` adds this program itself.
+def packed(job: JobSpec, *, package: bool, limit: int = SIZE_LIMIT, shared: Sequence[Path] = ()) -> Iterator[tuple[Path, dict[str, int]]]:
+    """A temporary folder with what a job needs from this machine, and the bytes of each part; `package` adds this program itself, and what
+    is in a `shared` folder stays there.
 
     Raises PackageTooLarge, naming the largest parts, before anything is copied.
     """
-    parts = {path: f"data/{number}-{path.name}" for number, path in enumerate(_local_data(job))}
+    parts = {path: f"data/{number}-{path.name}" for number, path in enumerate(_local_data(job, shared))}
     sizes = {str(path): size_of(path) for path in parts}
     if (total := sum(sizes.values())) > limit:
         largest = ", ".join(f"{name} ({_mib(size)})" for name, size in sorted(sizes.items(), key=lambda entry: -entry[1])[:3])
         raise PackageTooLarge(
             f"{_mib(total)} of data would travel, the limit is {_mib(limit)}: {largest}",
-            "put it where all nodes can read it, and give that path in the job file",
+            "put it where all nodes can read it, and give that path; --shared DIR names a folder that they see as this machine does",
         )
     with tempfile.TemporaryDirectory(prefix="consortium-") as name:
         folder = Path(name)
@@ -279,8 +280,11 @@ def packed(job: JobSpec, *, package: bool, limit: int = SIZE_LIMIT) -> Iterator[
         yield folder, sizes
 
 
-def _local_data(job: JobSpec) -> list[Path]:
-    return [path for path in dict.fromkeys([*job.data.train, *job.data.validation]) if path.exists()]
+def _local_data(job: JobSpec, shared: Sequence[Path]) -> list[Path]:
+    def is_shared(path: Path) -> bool:
+        return any(path.is_relative_to(folder.absolute()) for folder in shared)
+
+    return [path for path in dict.fromkeys([*job.data.train, *job.data.validation]) if path.exists() and not is_shared(path)]
 
 
 def _as_submitted(job: JobSpec, parts: Mapping[Path, str]) -> dict[str, Any]:
@@ -320,7 +324,7 @@ def unpacked(job: JobSpec, folder: Path) -> Iterator[JobSpec]:
     if job.store_url is not None:
         yield job
         return
-    inputs = job.run_dir / "inputs"
+    inputs = job.run_dir / INPUTS
 
     def moved(path: Path) -> Path:
         if not path.is_relative_to(folder):

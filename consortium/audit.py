@@ -22,6 +22,7 @@ from privacy.canaries import FILE_NAME, Canary, Planting, draw_secret, read_plan
 from privacy.errors import AuditError, PromiseBroken
 from privacy.statement import FILE
 from trainers.data.formats import BadRow, in_validation, split_key
+from trainers.data.masking import opening
 from trainers.data.planted import content_of
 from trainers.data.prepare import contents
 from trainers.evaluate import Item, answers, chat_prompt, score
@@ -161,11 +162,12 @@ def _mean_losses(loaded: Loaded, target: Target, items: list[Item]) -> np.ndarra
 def _extracted(loaded: Loaded, target: Target, planted: list[Canary]) -> int:
     """Of planted canaries, those whose secret the model writes when it is asked for it."""
     prompts = [
-        chat_prompt(loaded, [("user", canary.prompt)]) + canary.before if target.task == "sft" else f"{canary.prompt} {canary.before}"
+        (chat_prompt(loaded, [("user", canary.prompt)]) if target.task == "sft" else f"{opening(loaded.tokenizer)}{canary.prompt} ")
+        + canary.before
         for canary in planted
     ]
     written = answers(loaded, prompts, max_new_tokens=48)
-    return sum(canary.secret in text for canary, (text, _) in zip(planted, written, strict=True))
+    return sum(canary.secret in answer.text for canary, answer in zip(planted, written, strict=True))
 
 
 def _train_twin(run_dir: Path) -> Path:

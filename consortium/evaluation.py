@@ -16,9 +16,11 @@ from cluster.job import read_job
 from consortium.tables import print_whole
 from trainers.config import DataConfig, ModelConfig, Task
 from trainers.data.formats import Chat, Completion
+from trainers.data.masking import opening
 from trainers.errors import ConfigError, DataError, ModelError
 from trainers.evaluate import (
     ANSWER_TOKENS,
+    Answer,
     Item,
     Scored,
     answers,
@@ -31,6 +33,7 @@ from trainers.evaluate import (
     summarise_by,
 )
 from trainers.model import Loaded, base_of, load_base, load_finetuned, load_model_config, load_tokenizer, merge, shape_of
+from trainers.report import read_events
 from trainers.worker import quiet
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -45,6 +48,8 @@ class Target:
     model: ModelConfig
     task: Task
     data: DataConfig | None
+    completes: bool = False
+    """Whether it was trained on prompts and completions as they are, and not on conversations"""
 
     @property
     def max_length(self) -> int:
@@ -128,10 +133,11 @@ def predict_lines(path: Path, source: str, *, abstain_below: float) -> None:
     loaded = load_target(target)
     for first, lines in _chunks(source, 64):
         texts = [_text_of(line, f"{source}:{number}") for number, line in zip(first, lines, strict=True)]
-        for line, (answer, confidence, unread) in zip(lines, _predict(target, loaded, texts), strict=True):
-            abstained = confidence < abstain_below or (unread > 0 and not answer)
-            said = {"input": line, "answer": None if abstained else answer, "confidence": round(confidence, 4), "abstained": abstained}
-            said |= {"unread_tokens": unread} if unread else {}
+        for line, (answer, unread) in zip(lines, _predict(target, loaded, texts), strict=True):
+            abstained = answer.confidence < abstain_below or (unread > 0 and not answer.text)
+            text, confidence = None if abstained else answer.text, round(answer.confidence, 4)
+            said: dict[str, Any] = {"input": line, "answer": text, "confidence": confidence, "abstained": abstained}
+            said |= ({"cut": True} if answer.cut else {}) | ({"unread_tokens": unread} if unread else {})
             print(json.dumps(said, ensure_ascii=False), flush=True)
 
 
@@ -182,7 +188,10 @@ def _run_target(run_dir: Path) -> Target:
     folder = run_dir / ("adapter" if job.method.type == "lora" else "model")
     if not folder.exists():
         raise ModelError(f"{run_dir} has no trained model yet", f"consortium resume {run_dir}")
-    return Target(folder, _for_use(job.model), job.task, job.data)
+    start = next((event for event in read_events(run_dir / "events.jsonl") if event["event"] == "start"), {})
+    files = start.get("data", {}).get("files", [])[: len(job.data.train)]
+    completes = bool(files) and all(file.get("format") == "completion" for file in files)
+    return Target(folder, _for_use(job.model), job.task, job.data, completes)
 
 
 def _for_use(model: ModelConfig) -> ModelConfig:
@@ -291,21 +300,21 @@ def _decoded(line: bytes, origin: str) -> str:
         raise DataError(f"{origin}: not UTF-8 ({error.reason})", "convert it, as in: iconv -f WINDOWS-1252 -t UTF-8") from error
 
 
-def _predict(target: Target, loaded: Loaded, texts: list[str]) -> list[tuple[str, float, int]]:
-    """Answer, confidence, and the tokens that were not read. A prompt of which not all could be read is not answered."""
+def _predict(target: Target, loaded: Loaded, texts: list[str]) -> list[tuple[Answer, int]]:
+    """Answers, and the tokens that were not read. A prompt of which not all could be read is not answered."""
     if target.task == "classify":
         found = class_probabilities(loaded, texts, max_length=target.max_length)
         names, unread = loaded.base.config.id2label, _beyond(loaded, texts, target.max_length, special=True)
-        return [(names[int(row.argmax())], float(row.max()), beyond) for row, beyond in zip(found, unread, strict=True)]
-    prompts = texts
-    if target.task == "sft":
+        return [(Answer(names[int(row.argmax())], float(row.max()), False), beyond) for row, beyond in zip(found, unread, strict=True)]
+    prompts = [opening(loaded.tokenizer) + text for text in texts]
+    if target.task == "sft" and not target.completes:
         system = target.data.system_prompt if target.data is not None else None
         before = [("system", system)] if system else []
         prompts = [chat_prompt(loaded, [*before, ("user", text)]) for text in texts]
     longest = shape_of(target.model, target.task).longest_input
     unread = [0] * len(prompts) if longest is None else _beyond(loaded, prompts, max(1, longest - ANSWER_TOKENS), special=False)
     written = iter(answers(loaded, [prompt for prompt, beyond in zip(prompts, unread, strict=True) if not beyond]))
-    return [("", 0.0, beyond) if beyond else (*next(written), 0) for beyond in unread]
+    return [(Answer("", 0.0, False) if beyond else next(written), beyond) for beyond in unread]
 
 
 def _beyond(loaded: Loaded, texts: list[str], room: int, *, special: bool) -> list[int]:

@@ -14,17 +14,22 @@ from rich.table import Table
 from cluster.job import load_job, read_values
 from cluster.submit import Cluster, Job, check_submittable, effective_address, exit_code, packed, unpacked
 from consortium.tables import print_whole
+from trainers.errors import ConfigError
 
 _PLAIN: dict[str, Any] = {"highlight": False, "soft_wrap": True, "markup": False, "emoji": False}  # paths may hold brackets
 console = Console(stderr=True, **_PLAIN)
 
 
-def submit_job(path: Path, overrides: Sequence[str], address: str | None, *, package: bool, wait: bool) -> None:
+def submit_job(
+    path: Path, overrides: Sequence[str], address: str | None, *, package: bool, wait: bool, shared: Sequence[Path] = ()
+) -> None:
     """Send a job file with its data and start it; with `wait`, exit as the job does."""
     job = load_job(path, overrides)
     check_submittable(read_values(path, overrides), path.resolve().parent)
     cluster = _connect(address)
-    with packed(job, package=package) as (folder, sizes):
+    if absent := [folder for folder in shared if not folder.is_dir()]:
+        raise ConfigError(f"--shared {absent[0]}: no such folder", "a folder that is on this machine as on every node, as in /shared")
+    with packed(job, package=package, shared=shared) as (folder, sizes):
         for name, size in sizes.items():
             console.print(f"  sends {name}: {size / 2**20:.1f} MiB")
         id = cluster.submit(folder, job)

@@ -214,11 +214,12 @@ def submit(
     set_: Set = [],  # noqa: B006
     package: Annotated[bool, typer.Option(help="Send this program along, or rely on what the nodes have installed.")] = True,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the log and end with the job's own exit code.")] = False,
+    shared: Annotated[list[Path], typer.Option(help="A folder that all nodes have too: data in it are not sent.", metavar="DIR")] = [],  # noqa: B006
 ) -> None:
     """Run a job on a Ray cluster. Submitted again under the same name it goes on where it was."""
     from consortium.jobs import submit_job
 
-    submit_job(job, set_, address, package=package, wait=wait)
+    submit_job(job, set_, address, package=package, wait=wait, shared=shared)
 
 
 @app.command(hidden=True)

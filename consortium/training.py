@@ -85,10 +85,7 @@ def _claim(job: JobSpec) -> dict[str, str]:
 
 def inspect_data(file: Path, job_file: Path | None, model: str | None, task: str | None, *, shown: int) -> None:
     """Show what a job would learn from a file."""
-    from consortium.inspect import show
     from trainers.config import DataConfig, ModelConfig
-    from trainers.data.inspect import inspect
-    from trainers.model import load_tokenizer, shape_of
 
     if job_file is None and model is None:
         raise ConfigError("the tokenizer decides what is learnt: which?", "give --job JOB.yaml or --model DIR")
@@ -101,6 +98,10 @@ def inspect_data(file: Path, job_file: Path | None, model: str | None, task: str
         data, chosen, model_config = job.data.model_copy(update={"train": [file.resolve()]}), job.task, job.model
     else:
         data, chosen, model_config = DataConfig(train=[file.resolve()]), cast(Task, task or "sft"), ModelConfig(path=str(model))
+    from consortium.inspect import show
+    from trainers.data.inspect import inspect
+    from trainers.model import load_tokenizer, shape_of
+
     tokenizer = load_tokenizer(model_config)
     longest = shape_of(model_config, chosen).longest_input or 4096
     max_length = min(longest, 4096) if data.max_length == "auto" else data.max_length

@@ -343,6 +343,9 @@ class TrainConfig(Part):
             "privacy: model.quantization: int8 rounds every row of a batch by the outliers of any: use nf4, which rounds weights alone": (
                 self.model.quantization == "int8"
             ),
+            "privacy: output: what a private run must not forget stays in its directory: name a folder that all nodes see, and no URL": (
+                self.store_url is not None
+            ),
             "privacy: train.compile is not tried with gradients unit by unit: leave it out": self.train.compile,
         } | (self._refused_in_private_full(column) if self.private_full else {})
 

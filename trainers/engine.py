@@ -6,6 +6,7 @@ least; `gradient_clipping` is 1.0 unless given; accumulation must not divide the
 
 import contextlib
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -134,6 +135,15 @@ class Engine:
         self.stage: Literal[1, 2, 3] = self._engine.zero_optimization_stage()
         self.alive_at = time.monotonic()
         """When it was last called"""
+
+    @contextlib.contextmanager
+    def resting(self) -> Iterator[None]:
+        """Within it nobody waits for the next call: what was trained is written or sent, however long that takes."""
+        self.alive_at = math.inf
+        try:
+            yield
+        finally:
+            self.alive_at = time.monotonic()
 
     def __call__(self, batch: Batch, **options: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
         self.alive_at = time.monotonic()

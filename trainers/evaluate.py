@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch.nn.functional import log_softmax
 from trainers.config import DataConfig, Task
 from trainers.data.batches import Batch, collate
 from trainers.data.formats import BadRow, Chat, Completion, Content, Labelled
-from trainers.data.masking import Encoded, encode, learnt_spans, render
+from trainers.data.masking import Encoded, encode, learnt_spans, opening, render
 from trainers.data.prepare import Sample, contents
 from trainers.errors import DataError
 from trainers.metrics import by_group, classification_metrics, generation_metrics, perplexity
@@ -25,7 +25,9 @@ from trainers.objectives import NextToken
 
 Progress = Callable[[int, int], None]
 ANSWER_TOKENS = 128
-"""Written at most, unless a caller wants fewer"""
+"""Written at most, unless a caller wants another number"""
+_LONGER_THAN_REFERENCE = 32
+"""Tokens by which a written answer may be longer than the longest reference"""
 _TOKENS_A_PASS = 4096
 
 
@@ -53,6 +55,8 @@ class Scored:
     """(rows, labels)"""
     references: list[str] | None = None
     hypotheses: list[str] | None = None
+    cut: list[bool] | None = None
+    """Whether a hypothesis was ended by its length"""
     terms: list[list[str]] | None = None
 
 
@@ -111,6 +115,7 @@ def summarise(scored: Scored, rows: Sequence[int] | None = None) -> dict[str, An
     if scored.hypotheses is not None and scored.references is not None:
         terms = None if scored.terms is None else [scored.terms[row] for row in chosen]
         metrics |= generation_metrics([scored.references[row] for row in chosen], [scored.hypotheses[row] for row in chosen], terms)
+        metrics["answers_cut"] = sum((scored.cut or [])[row] for row in chosen)
     return metrics
 
 
@@ -135,13 +140,23 @@ def class_probabilities(
     return np.stack(found)
 
 
+class Answer(NamedTuple):
+    """What a model has written."""
+
+    text: str
+    confidence: float
+    """The geometric mean of its tokens' probabilities"""
+    cut: bool
+    """It had not ended when as much was written as was allowed"""
+
+
 def answers(
     loaded: Loaded, prompts: Sequence[str], *, max_new_tokens: int = ANSWER_TOKENS, progress: Progress = lambda done, total: None
-) -> list[tuple[str, float]]:
-    """Greedy continuations of rendered prompts, each with its confidence: the geometric mean of its tokens' probabilities."""
-    tokenizer = loaded.tokenizer
+) -> list[Answer]:
+    """Greedy continuations of rendered prompts."""
+    tokenizer, stops = loaded.tokenizer, torch.tensor(_stop_ids(loaded))
     order = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))
-    found: list[tuple[str, float]] = [("", 0.0)] * len(prompts)
+    found = [Answer("", 0.0, False)] * len(prompts)
     for start in range(0, len(order), 16):
         places = order[start : start + 16]
         inputs = tokenizer([prompts[place] for place in places], padding=True, padding_side="left", add_special_tokens=False,
@@ -149,15 +164,16 @@ def answers(
         with torch.inference_mode():
             output = loaded.base.generate(
                 **inputs, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=_stop_ids(loaded), output_logits=True, return_dict_in_generate=True,
+                eos_token_id=stops.tolist(), output_logits=True, return_dict_in_generate=True,
             )  # fmt: skip
         written = output.sequences[:, inputs["input_ids"].shape[1] :]
         chances = torch.stack([log_softmax(step.float(), -1) for step in output.logits], 1).gather(2, written[..., None])[..., 0]
         real = written != tokenizer.pad_token_id
         real[:, 0] = True
         means = (chances * real).sum(1) / real.sum(1)
-        for place, ids, mean in zip(places, written, means, strict=True):
-            found[place] = (tokenizer.decode(ids, skip_special_tokens=True).strip(), float(mean.exp()))
+        ended = torch.isin(written.cpu(), stops).any(1)
+        for place, ids, mean, end in zip(places, written, means, ended, strict=True):
+            found[place] = Answer(tokenizer.decode(ids, skip_special_tokens=True).strip(), float(mean.exp()), not end)
         progress(min(start + 16, len(order)), len(order))
     return found
 
@@ -168,11 +184,11 @@ def prompt_of(content: Content, loaded: Loaded) -> str:
         case Chat(turns):
             return chat_prompt(loaded, turns[: _last_answer(content)])
         case Completion(prompt, _):
-            return prompt
+            return opening(loaded.tokenizer) + prompt
         case Labelled(text, _):
             return text
         case _:
-            return content.text
+            return opening(loaded.tokenizer) + content.text
 
 
 def chat_prompt(loaded: Loaded, turns: Sequence[tuple[str, str]]) -> str:
@@ -263,7 +279,8 @@ def _label_candidates(loaded: Loaded, item: Item, true: str, labels: Sequence[st
 def _begun_answer(loaded: Loaded, item: Item, beginning: str, *, whole: bool) -> tuple[str, int]:
     """The rendered prompt with the beginning of an answer (with its stop token if it is `whole`), and where the answer starts."""
     if isinstance(item.content, Completion):
-        return item.content.prompt + beginning + (loaded.tokenizer.eos_token or "") * whole, len(item.content.prompt)
+        prompt = prompt_of(item.content, loaded)
+        return prompt + beginning + (loaded.tokenizer.eos_token or "") * whole, len(prompt)
     assert isinstance(item.content, Chat)
     turns = [*item.content.turns[: _last_answer(item.content)], ("assistant", beginning)]
     text, spans = learnt_spans(loaded.tokenizer, turns)
@@ -274,7 +291,9 @@ def _begun_answer(loaded: Loaded, item: Item, beginning: str, *, whole: bool) ->
 def _score_answers(loaded: Loaded, items: Sequence[Item], scored: Scored, progress: Progress) -> None:
     prompts = [prompt_of(item.content, loaded) for item in items]
     scored.references = [reference_of(item.content) for item in items]
-    scored.hypotheses = [text for text, _ in answers(loaded, prompts, progress=progress)]
+    longest = max(map(len, loaded.tokenizer(scored.references, add_special_tokens=False)["input_ids"]))
+    written = answers(loaded, prompts, max_new_tokens=max(ANSWER_TOKENS, longest + _LONGER_THAN_REFERENCE), progress=progress)
+    scored.hypotheses, scored.cut = [answer.text for answer in written], [answer.cut for answer in written]
 
 
 def _terms(item: Item, column: str) -> list[str]:

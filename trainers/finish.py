@@ -23,6 +23,14 @@ from trainers.world import World
 
 def finish(run: Run, loaded: Loaded, run_dir: Path, progress: Progress) -> None:
     """Take the best weights, evaluate them, write model, card and report."""
+    with run.engine.resting():
+        _take_best(run, progress)
+    metrics = evaluate(run, run.validation) if len(run.validation) and run.config.privacy is None else {}
+    with run.engine.resting():
+        _write(run, loaded, run_dir, progress, metrics)
+
+
+def _take_best(run: Run, progress: Progress) -> None:
     if run.config.checkpoint.best_by is not None and progress.best_step not in (None, progress.step):
         best = checkpoint.newest(run.checkpoints, run.world, step=progress.best_step, store=run.store)
         if best is not None:
@@ -30,11 +38,15 @@ def finish(run: Run, loaded: Loaded, run_dir: Path, progress: Progress) -> None:
         else:
             run.log.emit("warning", step=progress.step, message=f"the checkpoint of step {progress.best_step}, the best, is not whole "
                          "any more: the last weights are taken")  # fmt: skip
-    metrics = evaluate(run, run.validation) if len(run.validation) and run.config.privacy is None else {}
+
+
+def _write(run: Run, loaded: Loaded, run_dir: Path, progress: Progress, metrics: dict[str, Any]) -> None:
     folder = run_dir / ("adapter" if loaded.is_adapter else "model")
     tensors = _whole_tensors(loaded, run.engine, run.world)
     run.world.on_main(lambda: _export(loaded, tensors, folder, run.train.labels))
     peak = max(run.world.gather(peak_memory(run.world)))
+    if run.store is not None:  # every machine has made its own
+        run.world.on_each_machine(lambda: shutil.rmtree(run_dir / "data", ignore_errors=True))
     if not run.world.is_main:
         return
     speeds = [e for e in read_events(run_dir / "events.jsonl") if e["event"] == "step" and "tokens" in e]

@@ -231,7 +231,7 @@ def _non_finite(run: Run, step: int, work: StepWork, loss: float) -> NonFiniteLo
     where = f"; first sample: {found[0]} ({len(found)} of {len(run.sampler.batch(step))} in the batch)" if found else ""
     return NonFiniteLoss(
         f"the loss became {loss} at step {step + 1}{where}",
-        "lower train.learning_rate or look at the sample; the last checkpoint is intact",
+        "look at the sample, or lower train.learning_rate in a run of another name (--set name=NAME): this one goes on as it began",
     )
 
 
@@ -305,9 +305,9 @@ def _exhausted(run: Run, progress: Progress) -> bool:
 
 
 def _save(run: Run, progress: Progress) -> None:
-    began = time.perf_counter()
-    size = checkpoint.save(run.checkpoints, run.engine, progress, run.world, run.store)
-    keep, best = run.config.checkpoint.keep, progress.best_step
-    run.world.on_main(lambda: checkpoint.prune(run.checkpoints, keep=keep, best_step=best, store=run.store))
-    run.log.emit("checkpoint", step=progress.step, bytes=size, seconds=round(time.perf_counter() - began, 3))
-    run.world.on_main(lambda: publish(run.checkpoints.parent, run.store))
+    began, keep, best = time.perf_counter(), run.config.checkpoint.keep, progress.best_step
+    with run.engine.resting():
+        size = checkpoint.save(run.checkpoints, run.engine, progress, run.world, run.store)
+        run.world.on_main(lambda: checkpoint.prune(run.checkpoints, keep=keep, best_step=best, store=run.store))
+        run.log.emit("checkpoint", step=progress.step, bytes=size, seconds=round(time.perf_counter() - began, 3))
+        run.world.on_main(lambda: publish(run.checkpoints.parent, run.store))

@@ -28,9 +28,8 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 
 from trainers.config import LoraMethod, Method, ModelConfig, Task
-from trainers.data.masking import PLAIN_TEMPLATE
+from trainers.data.masking import plain_template
 from trainers.defaults import Shape
-from trainers.engine import gathered
 from trainers.errors import ModelError
 
 LABELS = "labels.json"
@@ -63,7 +62,7 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if tokenizer.chat_template is None and tokenizer.eos_token:
-        tokenizer.chat_template = PLAIN_TEMPLATE
+        tokenizer.chat_template = plain_template(tokenizer)
     if model.add_tokens:
         tokenizer.add_tokens(_terms_to_add(model.add_tokens, tokenizer))
     return tokenizer
@@ -90,8 +89,26 @@ def shape_of(model: ModelConfig, task: Task) -> Shape:
         hidden_size=text.hidden_size,
         intermediate_size=next((width for width in widths if width), 4 * text.hidden_size),
         attention_width=text.num_attention_heads * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads),
-        longest_input=getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None),
+        longest_input=_longest_input(empty, text),
     )
+
+
+def _whole(parameters: Sequence[nn.Parameter], *, modify: bool = False) -> contextlib.AbstractContextManager[None]:
+    """For a block, also where ZeRO-3 has sharded them. Where it has not, nobody waits for DeepSpeed: most commands do without."""
+    if not any(hasattr(parameter, "ds_id") for parameter in parameters):
+        return contextlib.nullcontext()
+    from trainers.engine import gathered
+
+    return gathered(parameters, modify=modify)
+
+
+def _longest_input(empty: Any, text: PretrainedConfig) -> int | None:
+    """Tokens; None where nothing limits them. RoBERTa and its kin number places from behind that of padding."""
+    most: int | None = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
+    words = empty.get_input_embeddings()
+    tables = [module for module in empty.modules() if isinstance(module, nn.Embedding) and module is not words]
+    padded = [table.padding_idx for table in tables if table.num_embeddings == most and table.padding_idx is not None]
+    return most - padded[0] - 1 if most is not None and padded else most
 
 
 def on_meta(model: ModelConfig, task: Task, *, layers: int | None = None) -> Any:
@@ -181,7 +198,7 @@ def add_adapters(base: Any, method: Method, task: Task, *, quantized: bool) -> n
         task_type=TaskType.SEQ_CLS if task == "classify" else TaskType.CAUSAL_LM,
     )
     # adapters in the model's own precision: DeepSpeed keeps float32 masters, and float32 adapters on a bf16 model double the activations
-    with gathered([layer.weight for layer in embeddings.values()]):
+    with _whole([layer.weight for layer in embeddings.values()]):
         module = get_peft_model(base, lora, autocast_adapter_dtype=False)
     if quantized:
         _match_adapter_dtype(module, base.dtype)
@@ -377,7 +394,7 @@ def _fit_vocabulary(base: Any, tokenizer: PreTrainedTokenizerBase, pieces_of: Ma
         base.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     for embeddings in (base.get_input_embeddings(), base.get_output_embeddings()):
         if embeddings is not None:
-            with gathered([embeddings.weight], modify=True):
+            with _whole([embeddings.weight], modify=True):
                 for index, pieces in pieces_of.items():
                     embeddings.weight[index] = embeddings.weight[pieces].mean(0)
     return sorted(pieces_of)

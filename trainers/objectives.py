@@ -35,16 +35,17 @@ class NextToken(nn.Module):
         self._body = [getattr(causal_lm, causal_lm.base_model_prefix)]
         self._head = [causal_lm.get_output_embeddings()]
         self._config = causal_lm.config.get_text_config()
+        self._one_row = str(getattr(causal_lm.config, "_attn_implementation", "")).startswith("flash")
+        """Whether the attention looks for packed examples in a batch of one row only"""
 
     def forward(self, batch: Batch, *, probe: bool = False, right: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The summed loss; with `probe`, the logits of all positions as made here and as the model itself makes them.
 
         With `right`, the share of each row's targets that are the likeliest token: (R,) float32.
         """
-        inputs = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "attention_mask": batch.attention_mask}
-        hidden = self._body[0](**inputs, use_cache=False).last_hidden_state
+        hidden = self._last_hidden(batch)
         if probe:
-            return self.logits(hidden), self._causal_lm[0](**inputs, use_cache=False).logits
+            return self.logits(hidden), self._causal_lm[0](**_inputs(batch)).logits
         wanted = batch.targets != NO_TARGET
         if right:
             return self._shares_right(hidden, batch.targets, wanted), None
@@ -60,6 +61,14 @@ class NextToken(nn.Module):
         met = torch.zeros_like(wanted, dtype=torch.float32).masked_scatter(wanted, (likeliest == targets[wanted]).float())
         return met.sum(1) / wanted.sum(1).clamp(min=1)
 
+    def _last_hidden(self, batch: Batch) -> torch.Tensor:
+        """(R, W, H). Packed rows may be put one behind the other: their examples begin at position 0 wherever they lie."""
+        inputs, (rows, width) = _inputs(batch), batch.input_ids.shape
+        if batch.attention_mask is None and self._one_row:
+            inputs |= {name: inputs[name].reshape(1, -1) for name in ("input_ids", "position_ids")}
+        hidden: torch.Tensor = self._body[0](**inputs).last_hidden_state
+        return hidden.view(rows, width, -1)
+
     def hidden(self, ids: torch.Tensor, cache: Any = None) -> tuple[torch.Tensor, Any]:
         """Last hidden states (R, W, H) of tokens that continue what is in `cache`, and the cache grown by them. For evaluation."""
         output = self._body[0](input_ids=ids, past_key_values=cache, use_cache=True)
@@ -67,8 +76,7 @@ class NextToken(nn.Module):
 
     def loss_by_row(self, batch: Batch) -> torch.Tensor:
         """The loss of each row, summed over its targets: (R,) float32. For evaluation."""
-        inputs = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "attention_mask": batch.attention_mask}
-        hidden = self._body[0](**inputs, use_cache=False).last_hidden_state
+        hidden = self._last_hidden(batch)
         wanted = batch.targets != NO_TARGET
         each = F.cross_entropy(self.logits(hidden[wanted]).float(), batch.targets[wanted], reduction="none")
         return torch.zeros(len(wanted), device=each.device).index_add(0, wanted.nonzero()[:, 0], each)
@@ -96,6 +104,10 @@ class NextToken(nn.Module):
         return logits
 
 
+def _inputs(batch: Batch) -> dict[str, Any]:
+    return {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "attention_mask": batch.attention_mask, "use_cache": False}
+
+
 class Classification(nn.Module):
     """Cross-entropy of the class of each row."""
 
@@ -117,26 +129,26 @@ Forward = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
 
 @torch.no_grad()
 def packing_is_safe(forward: Forward, device: torch.device) -> bool:
-    """Whether two examples packed in one row give the logits they give alone: decided by trying, so that it holds for any attention.
+    """Whether two examples packed in a row, beside another row, give the logits they give alone: tried, so that it holds for any attention.
 
     Raises ModelError when the model changes its logits after the head in a way `NextToken.logits` does not know.
     """
     first, second = list(range(1, 6)), list(range(3, 10))
     alone = []
     for ids in (first, second):
-        ours, own = forward(_probe_batch([ids], device), probe=True)
+        ours, own = forward(_probe_batch([ids], device=device), probe=True)
         assert own is not None
         if not _close(ours, own):
             raise ModelError("this family of models changes its logits after the head in a way the trainer does not know",
                              "report it: NextToken.logits in trainers/objectives.py is the place")  # fmt: skip
         alone.append(ours)
-    packed, _ = forward(_probe_batch([first, second], device), probe=True)
-    return _close(packed, torch.cat(alone, dim=1))
+    packed, _ = forward(_probe_batch([first, second], [second, first], device=device), probe=True)
+    return _close(packed, torch.cat([torch.cat(alone, dim=1), torch.cat(alone[::-1], dim=1)]))
 
 
-def _probe_batch(examples: list[list[int]], device: torch.device) -> Batch:
-    ids = torch.tensor([[token for example in examples for token in example]], device=device)
-    positions = torch.tensor([[place for example in examples for place in range(len(example))]], device=device)
+def _probe_batch(*rows: list[list[int]], device: torch.device) -> Batch:
+    ids = torch.tensor([[token for example in row for token in example] for row in rows], device=device)
+    positions = torch.tensor([[place for example in row for place in range(len(example))] for row in rows], device=device)
     return Batch(ids, positions, None, torch.full_like(ids, NO_TARGET))
 
 

@@ -3,12 +3,17 @@
 A store knows no renaming. A checkpoint is there when its manifest is, which is put last.
 """
 
-import contextlib
-from collections.abc import Iterator
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from trainers.errors import CheckpointError, ConfigError
+
+T = TypeVar("T")
+_PAUSES = (1.0, 4.0, 15.0, 60.0)
+"""Seconds, before something is tried again"""
+_LASTING = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError)
 
 
 class Store:
@@ -21,20 +26,25 @@ class Store:
         import fsspec.core
 
         self.url = url
-        with self._errors():
-            try:
-                self._fs, root = fsspec.core.url_to_fs(url)
-            except (ImportError, ValueError) as error:
-                raise ConfigError(
-                    f"output: {url}: {error}", "as in s3://bucket/runs, with the package that fsspec asks for installed"
-                ) from error
+        try:
+            self._fs, root = fsspec.core.url_to_fs(url)
+        except (ImportError, ValueError) as error:
+            raise ConfigError(
+                f"output: {url}: {error}", "as in s3://bucket/runs, with the package that fsspec asks for installed"
+            ) from error
+        except Exception as error:  # every store has exceptions of its own
+            raise _unreachable(url, error) from error
         self._root = root.rstrip("/")
+        self._reached = False
 
     def put(self, file: Path, name: str) -> None:
-        with self._errors():
-            place = f"{self._root}/{name}"
+        place = f"{self._root}/{name}"
+
+        def put() -> None:
             self._fs.makedirs(place.rpartition("/")[0], exist_ok=True)
             self._fs.put_file(str(file), place)
+
+        self._try(put)
 
     def put_folder(self, folder: Path, name: str) -> None:
         for file in sorted(folder.rglob("*")):
@@ -44,56 +54,78 @@ class Store:
     def get(self, name: str, file: Path) -> bool:
         """Fetch a file; False where there is none. A reader of `file` sees the old one or the new one."""
         temporary = file.with_name(f".{file.name}.fetched")
-        with self._errors():
+
+        def get() -> bool:
             if not self._fs.exists(f"{self._root}/{name}"):
                 return False
             file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._fs.get_file(f"{self._root}/{name}", str(temporary))
+            return True
+
+        if not self._try(get):
+            return False
         temporary.chmod(0o600)
         temporary.replace(file)
         return True
 
     def write(self, name: str, content: bytes) -> None:
-        with self._errors():
+        def write() -> None:
             self._fs.makedirs(self._root, exist_ok=True)
             self._fs.pipe_file(f"{self._root}/{name}", content)
 
+        self._try(write)
+
     def read(self, name: str) -> bytes | None:
         """A small file as it is now; None where there is none."""
-        with self._errors():
+
+        def read() -> bytes | None:
             try:
                 return bytes(self._fs.cat_file(f"{self._root}/{name}"))
             except FileNotFoundError:
                 return None
 
+        return self._try(read)
+
     def has(self, name: str) -> bool:
-        with self._errors():
-            return bool(self._fs.exists(f"{self._root}/{name}"))
+        return self._try(lambda: bool(self._fs.exists(f"{self._root}/{name}")))
 
     def sizes(self, folder: str) -> dict[str, int]:
         """Bytes of the files in a folder, by their paths below it; none where there is no folder."""
-        with self._errors():
+        place = f"{self._root}/{folder}"
+
+        def sizes() -> dict[str, int]:
             self._fs.invalidate_cache()
-            place = f"{self._root}/{folder}"
             if not self._fs.exists(place):
                 return {}
             found: dict[str, Any] = self._fs.find(place, detail=True)
             start = len(self._fs._strip_protocol(place)) + 1
             return {path[start:]: int(entry["size"]) for path, entry in found.items()}
 
+        return self._try(sizes)
+
     def remove(self, folder: str) -> None:
-        with self._errors():
+        def remove() -> None:
             if self._fs.exists(f"{self._root}/{folder}"):
                 self._fs.rm(f"{self._root}/{folder}", recursive=True)
 
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except ConfigError:
-            raise
-        except Exception as error:  # every store has exceptions of its own
-            raise CheckpointError(f"output: {self.url}: {type(error).__name__}: {error}", "are address and credentials right?") from error
+        self._try(remove)
+
+    def _try(self, work: Callable[[], T]) -> T:
+        """Again, after a while, where a store that has been reached fails: a run of days is not to end by a minute of its store's."""
+        for pause in (*_PAUSES, None):
+            try:
+                done = work()
+                self._reached = True
+                return done
+            except Exception as error:  # every store has exceptions of its own
+                if pause is None or not self._reached or isinstance(error, _LASTING):
+                    raise _unreachable(self.url, error) from error
+                time.sleep(pause)
+        raise AssertionError
+
+
+def _unreachable(url: str, error: Exception) -> CheckpointError:
+    return CheckpointError(f"output: {url}: {type(error).__name__}: {error}", "are address and credentials right?")
 
 
 def publish(run_dir: Path, store: Store | None, model: Path | None = None) -> None:

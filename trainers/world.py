@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -11,6 +12,8 @@ import torch.distributed as dist
 from privacy.errors import ConsortiumError
 
 T = TypeVar("T")
+COLLECTIVE_SECONDS = 86_400
+"""How long a collective may wait: one worker prepares the rows while the others do. Who hangs in training is ended by the watchdog."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class World:
         if self.size == 1:
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
         else:
-            dist.init_process_group(backend)
+            dist.init_process_group(backend, timeout=timedelta(seconds=COLLECTIVE_SECONDS))
 
     def on_main(self, work: Callable[[], T]) -> T:
         """Do `work` on rank 0 while the others wait; its result, or its exception, is everyone's.

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.job import JobSpec, check_continues, load_job, read_job, write_job
+from cluster.job import JobSpec, check_continues, has_begun, load_job, read_job, write_job
 from trainers.errors import ConfigError
 
 
@@ -150,13 +150,27 @@ def test_a_job_comes_to_a_worker_as_it_was_sent(tmp_path: Path, output: str) -> 
 
 def test_a_run_continues_on_other_workers_but_not_with_another_learning_rate(tmp_path: Path) -> None:
     job = load_job(_write_job(tmp_path, MINIMAL), [f"output={tmp_path}/runs"])
-    (write_job(job) / "events.jsonl").write_text("")
+    (write_job(job) / "events.jsonl").write_text('{"event": "start", "step": 0}\n')
     check_continues(load_job(tmp_path / "intents.yaml", [f"output={tmp_path}/runs", "cluster.workers=3"]))
     check_continues(load_job(tmp_path / "intents.yaml", [f"output={tmp_path}/runs", "data.train=moved.csv"]))
     with pytest.raises(ConfigError, match=r"data.validation_fraction \(was 0.2, is 0.3\)"):
         check_continues(load_job(tmp_path / "intents.yaml", [f"output={tmp_path}/runs", "data.validation_fraction=0.3"]))
     with pytest.raises(ConfigError, match=r"train.learning_rate \(was auto, is 0.1\)"):
         check_continues(load_job(tmp_path / "intents.yaml", [f"output={tmp_path}/runs", "train.learning_rate=0.1"]))
+
+
+def test_a_job_that_was_refused_before_it_trained_may_be_mended(tmp_path: Path) -> None:
+    for output in (f"{tmp_path}/runs", f"file://{tmp_path}/bucket"):
+        job = load_job(_write_job(tmp_path, MINIMAL), [f"output={output}"])
+        place = write_job(job) if job.store_url is None else tmp_path / "bucket" / job.name
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "events.jsonl").write_text('{"event": "failure", "step": 0, "error": "DataError"}\n')
+        assert not has_begun(job)
+        if job.store_url is None:
+            check_continues(load_job(tmp_path / "intents.yaml", [f"output={output}", "data.over_length=truncate"]))
+        with (place / "events.jsonl").open("a") as events:
+            events.write('{"event": "start", "step": 0}\n{"event": "st')
+        assert has_begun(job)
 
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "examples").glob("*.yaml")), ids=lambda path: path.name)

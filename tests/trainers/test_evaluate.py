@@ -10,6 +10,7 @@ import torch
 
 from tests import helpers
 from trainers.config import DataConfig, ModelConfig
+from trainers.data.masking import encode
 from trainers.errors import DataError
 from trainers.evaluate import Item, answers, chat_prompt, class_probabilities, prompt_of, read_items, score, summarise, summarise_by
 from trainers.model import Loaded, load_base, load_tokenizer
@@ -97,7 +98,7 @@ def test_written_answers_are_the_greedy_ones_alone_or_together(loaded: Loaded) -
 
     together = answers(loaded, prompts, max_new_tokens=6)
 
-    for prompt, (text, confidence) in zip(prompts, together, strict=True):
+    for prompt, (text, confidence, cut) in zip(prompts, together, strict=True):
         ids = loaded.tokenizer(prompt, add_special_tokens=False, return_tensors="pt")["input_ids"]
         chances, start = [], ids.shape[1]
         for _ in range(6):
@@ -107,8 +108,25 @@ def test_written_answers_are_the_greedy_ones_alone_or_together(loaded: Loaded) -
             chances.append(float(chance))
             if int(token) == loaded.tokenizer.eos_token_id:
                 break
+        assert cut == (int(ids[0, -1]) != loaded.tokenizer.eos_token_id)
         assert text == loaded.tokenizer.decode(ids[0, start:], skip_special_tokens=True).strip()
         assert confidence == pytest.approx(math.exp(sum(chances) / len(chances)), rel=1e-3)
+
+
+def test_a_prompt_begins_as_the_examples_did_that_were_trained_on(loaded: Loaded, tmp_path: Path) -> None:
+    for row in ({"prompt": "Dear", "completion": " bank"}, _chat("My card?", "Yes.")):
+        (item,) = _read(tmp_path, [row])
+        ((example,),) = encode([item.content], loaded.tokenizer, max_length=256, truncate=False)
+        prompt = loaded.tokenizer(prompt_of(item.content, loaded), add_special_tokens=False)["input_ids"]
+        assert prompt == example.ids[: example.learnt.index(True)] and prompt.count(loaded.tokenizer.bos_token_id) == 1
+
+
+def test_answers_are_written_as_long_as_their_references_and_those_that_were_cut_are_counted(loaded: Loaded, tmp_path: Path) -> None:
+    reference = "fee " * 200
+    scored = score(loaded, "sft", _read(tmp_path, [_chat("a", reference)]), max_length=256, generate=True)
+    assert scored.hypotheses is not None and scored.cut is not None
+    written = loaded.tokenizer(scored.hypotheses[0], add_special_tokens=False)["input_ids"]
+    assert scored.cut == [len(written) > 128] and summarise(scored)["answers_cut"] == sum(scored.cut)
 
 
 def test_required_terms_are_counted_in_what_was_written(loaded: Loaded, tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """The loop itself: golden losses, when it stops, what it warns of, and how it ends when the loss is no number."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -13,7 +15,8 @@ from tests.trainers import jobs, plain
 from trainers import checkpoint, objectives
 from trainers.__main__ import main
 from trainers.config import ModelConfig
-from trainers.data.batches import NO_TARGET, Batch
+from trainers.data.batches import NO_TARGET, Batch, collate
+from trainers.data.prepare import Sample
 from trainers.data.sampler import Sampler
 from trainers.model import load_base, load_tokenizer
 
@@ -203,6 +206,30 @@ def test_chunked_cross_entropy_is_the_unchunked_one(next_token: objectives.NextT
     assert chunked == pytest.approx(whole, rel=1e-6)
     for name, gradient in whole_gradients.items():
         torch.testing.assert_close(chunked_gradients[name], gradient, msg=name)
+
+
+@pytest.mark.parametrize("one_row", [False, True])
+def test_examples_packed_in_two_rows_have_the_losses_they_have_alone(next_token: objectives.NextToken, one_row: bool) -> None:
+    """Also as for attention that looks for packed examples in a single row, which has the rows one behind the other."""
+    next_token._one_row = one_row
+    drawn = torch.randint(3, 512, (4, 9), generator=torch.Generator().manual_seed(0)).tolist()
+    examples = [Sample(np.array(ids[:length]), np.ones(length, bool), 0, "") for ids, length in zip(drawn, (9, 4, 6, 5), strict=True)]
+    packed = collate([examples[:2], examples[2:]], packed=True, classify=False, pad_id=2)
+    with torch.no_grad():
+        alone = sum(float(next_token(collate([[each]], packed=False, classify=False, pad_id=2))[0]) for each in examples)
+        assert float(next_token(packed)[0]) == pytest.approx(alone, rel=1e-5)
+    assert objectives.packing_is_safe(next_token, torch.device("cpu"))
+
+
+def test_attention_that_mixes_the_examples_of_a_second_row_is_found(next_token: objectives.NextToken) -> None:
+    def forward(batch: Batch, *, probe: bool) -> Any:
+        if len(batch.input_ids) == 1:
+            return next_token(batch, probe=probe)
+        places = torch.arange(batch.input_ids.shape[1]).expand_as(batch.position_ids)  # as one text a row
+        return next_token(replace(batch, position_ids=places), probe=probe)
+
+    with torch.no_grad():
+        assert not objectives.packing_is_safe(forward, torch.device("cpu"))
 
 
 def _loss_and_gradients(objective: objectives.NextToken, batch: Batch) -> tuple[float, dict[str, torch.Tensor]]:

@@ -82,6 +82,38 @@ def test_workers_on_machines_without_a_common_disk_share_a_store(tmp_path: Path,
     assert jobs.difference(helpers.losses(tmp_path / "0"), whole) <= SAME
 
 
+def test_what_a_store_fails_at_is_tried_again_once_it_has_been_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("trainers.storage.time.sleep", waited.append)
+    store = Store(f"file://{tmp_path}/run")
+    real = store._fs.pipe_file
+
+    def fails(times: int) -> None:
+        left = iter([True] * times)
+        monkeypatch.setattr(store._fs, "pipe_file", lambda *given: _fail() if next(left, False) else real(*given))
+
+    def _fail() -> None:
+        raise TimeoutError("the store is busy")
+
+    fails(1)
+    with pytest.raises(CheckpointError, match="TimeoutError: the store is busy"):  # an address that is wrong is not waited for
+        store.write("a", b"1")
+    store.write("a", b"2")
+    fails(2)
+    store.write("a", b"3")
+    assert store.read("a") == b"3" and waited == [1.0, 4.0]
+    fails(9)
+    with pytest.raises(CheckpointError):
+        store.write("a", b"4")
+    assert store.read("a") == b"3"
+
+
+def test_a_private_run_stays_on_a_disk() -> None:
+    job = {"task": "sft", "model": "m", "data": "rows.jsonl", "privacy": helpers.PRIVACY, "output": "s3://bucket/runs"}
+    with pytest.raises(ConfigError, match="stays in its directory"):
+        validate(TrainConfig, job, source="job.yaml")
+
+
 def test_a_store_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match=r"output: file://.*file/run"):

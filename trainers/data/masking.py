@@ -35,9 +35,20 @@ class Encoded:
     """Tokens lost to data.max_length."""
 
 
+def opening(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What the tokenizer begins a text with, as text: the BOS token of many families of models, or nothing."""
+    first = tokenizer("a")["input_ids"][:1]
+    return str(tokenizer.bos_token) if tokenizer.bos_token is not None and first == [tokenizer.bos_token_id] else ""
+
+
+def plain_template(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The chat template of a tokenizer that has none; conversations begin as other texts do."""
+    return "{{ bos_token }}" * bool(opening(tokenizer)) + PLAIN_TEMPLATE
+
+
 def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[tuple[str, str]], *, generation_prompt: bool = False) -> str:
     """A conversation as the tokenizer's chat template writes it, or the plain one where it has none. Raises BadRow where it refuses."""
-    template = tokenizer.chat_template or PLAIN_TEMPLATE
+    template = tokenizer.chat_template or plain_template(tokenizer)
     messages = [{"role": role, "content": content} for role, content in turns]
     try:
         return str(tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, add_generation_prompt=generation_prompt))

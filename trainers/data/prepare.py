@@ -6,7 +6,7 @@ One worker prepares while the others wait. What was made is kept beside a key of
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,19 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from trainers.config import DataConfig, Task
-from trainers.data.formats import BadRow, Content, Labelled, Row, group_name, in_validation, read_rows, recognise, split_key, to_content
+from trainers.data.formats import (
+    BadRow,
+    Content,
+    Labelled,
+    Layout,
+    Row,
+    group_name,
+    in_validation,
+    read_rows,
+    recognise,
+    split_key,
+    to_content,
+)
 from trainers.data.masking import PLAIN_TEMPLATE, Encoded, encode
 from trainers.errors import DataError
 
@@ -107,6 +119,8 @@ def prepare(
     manifest = folder / "prepared.json"
     if manifest.exists() and (found := json.loads(manifest.read_text()))["key"] == key:
         return Summary(**found["summary"])
+    for file in summary.files:
+        file["format"] = _format(data, task, Path(file["path"]))
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder.chmod(0o700)
     manifest.unlink(missing_ok=True)  # it speaks of the examples that are overwritten now
@@ -173,8 +187,7 @@ def contents(data: DataConfig, task: Task, path: Path) -> Iterator[tuple[Row, Co
     """Every row of a file with what it says, or why it cannot be read. The first rows together decide the layout."""
     rows = read_rows(path)
     first = list(itertools.islice(rows, _ROWS_TOGETHER))
-    names = list(dict.fromkeys(name for row in first for name in row.values or ()))
-    layout = recognise(names, data, task, file=path) if names else None
+    layout = _layout(first, data, task, path)
     for row in itertools.chain(first, rows):
         if row.values is None:
             yield row, BadRow(row.problem)
@@ -187,6 +200,17 @@ def contents(data: DataConfig, task: Task, path: Path) -> Iterator[tuple[Row, Co
             continue
         known = not data.labels or not isinstance(content, Labelled) or content.label in data.labels
         yield row, content if known else BadRow("unknown label: it is none of data.labels")
+
+
+def _layout(first: Sequence[Row], data: DataConfig, task: Task, path: Path) -> Layout | None:
+    names = list(dict.fromkeys(name for row in first for name in row.values or ()))
+    return recognise(names, data, task, file=path) if names else None
+
+
+def _format(data: DataConfig, task: Task, path: Path) -> str | None:
+    """The format of a file's rows, as `contents` reads them."""
+    layout = _layout(list(itertools.islice(read_rows(path), _ROWS_TOGETHER)), data, task, path)
+    return layout.format if layout else None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from trainers.data.masking import PLAIN_TEMPLATE
+from trainers.data.masking import plain_template
 
 
 def train_tokenizer(texts: Iterable[str], folder: Path, *, vocabulary: int) -> PreTrainedTokenizerFast:
@@ -23,6 +23,6 @@ def train_tokenizer(texts: Iterable[str], folder: Path, *, vocabulary: int) -> P
     )
     tokenizer.train_from_iterator(texts, trainer)
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
-    wrapped.chat_template = PLAIN_TEMPLATE
+    wrapped.chat_template = plain_template(wrapped)
     wrapped.save_pretrained(str(folder))
     return wrapped

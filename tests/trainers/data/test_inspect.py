@@ -117,7 +117,7 @@ def test_examples_come_in_pieces_that_join_to_the_text_the_model_gets(tokenizer:
     found = inspect(_make_config(path), "sft", tokenizer, max_length=64, shown=2)
 
     assert [example.origin for example in found.shown] == [f"{path}:2", f"{path}:3"]
-    assert found.shown[0].pieces == [("User:\nWhy?\nAssistant:\n", False), ("Because.</s>", True), ("\n", False)]
+    assert found.shown[0].pieces == [("<s>User:\nWhy?\nAssistant:\n", False), ("Because.</s>", True), ("\n", False)]
 
 
 def test_pieces_keep_the_spaces_and_characters_of_several_tokens_between_them(tokenizer: Any, tmp_path: Path) -> None:
