@@ -9,11 +9,11 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/consortium demo
 
-# Many small models: a thread each is fastest.
+# Many small models: a thread each is fastest, and two processes.
 test test-all: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),1)
 
 test: check
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu"
 
 test-all: check
 	$(BIN)/python -m pytest -m "not gpu"

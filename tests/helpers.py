@@ -1,7 +1,6 @@
 """Helpers of the tests: tiny models of every family, job directories, and functions run on several gloo processes."""
 
 import json
-import multiprocessing
 import os
 import socket
 import subprocess
@@ -11,6 +10,8 @@ from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+
+from tests import warm
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 VOCABULARY = 512
@@ -99,9 +100,11 @@ def start_workers(run_dir: Path, *, workers: int = 1) -> list[subprocess.Popen[s
 
 def train(run_dir: Path, *, workers: int = 1, expect: int = 0) -> str:
     """Train a run directory to its end; what the workers printed. Fails unless every worker exits with `expect`."""
-    processes = start_workers(run_dir, workers=workers)
-    output = "".join(process.communicate(timeout=300)[0] for process in processes)
-    assert all(process.returncode == expect for process in processes), output
+    shared, arguments = _rendezvous(workers), [run_dir / "config.json"]
+    ranks = [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(workers)]
+    ended = [process.finish() for process in [warm.Running("trainers", arguments, environment) for environment in ranks]]
+    output = "".join(process.stdout + process.stderr for process in ended)
+    assert all(process.returncode == expect for process in ended), output
     return output
 
 
@@ -114,8 +117,8 @@ def run_distributed(
     An exception of a process is raised here; one of a type in `expect` stands in the list, in the place of the result.
     """
     shared = _rendezvous(workers)
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        ranks = [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(workers)]
+    with ProcessPoolExecutor(workers, warm.context()) as pool:
+        ranks = [{**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(workers)]
         pending = [pool.submit(_in_group, environment, function, args) for environment in ranks]
         errors = [future.exception() for future in pending]
     if unexpected := [error for error in errors if error is not None and not isinstance(error, expect)]:
@@ -126,7 +129,7 @@ def run_distributed(
 def _in_group(environment: dict[str, str], function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     import torch.distributed as dist
 
-    os.environ.update(environment)
+    warm.take_over(environment)
     dist.init_process_group("gloo", timeout=timedelta(seconds=60))
     dist.barrier()  # one that failed at once would close its sockets while others still connect
     try:

@@ -113,7 +113,7 @@ def test_a_killed_worker_costs_no_more_than_the_steps_since_the_last_checkpoint(
 
 
 def test_workers_that_keep_dying_end_the_run_with_a_report(local_ray: None, llama_dir: Path, data: DemoData, tmp_path: Path) -> None:
-    job, seen = _make_job(tmp_path, llama_dir, data, cluster={"workers": 2, "max_failures": 0}), Recorder()
+    job, seen = _make_job(tmp_path, llama_dir, data, cluster={"workers": 1, "max_failures": 0}), Recorder()
 
     def kill_one() -> None:
         seen.wait_for_step(2)
@@ -129,7 +129,7 @@ def test_workers_that_keep_dying_end_the_run_with_a_report(local_ray: None, llam
 
 
 def test_a_users_mistake_found_by_the_workers_is_not_tried_again(local_ray: None, llama_dir: Path, data: DemoData, tmp_path: Path) -> None:
-    job = _make_job(tmp_path, llama_dir, data, method={"lora": {"targets": ["query"]}})
+    job = _make_job(tmp_path, llama_dir, data, method={"lora": {"targets": ["query"]}}, cluster={"workers": 1})
     with pytest.raises(TrainersError, match="no module named query") as caught:
         launch(job, Recorder())
     assert caught.value.exit_code == 2 and "q_proj" in caught.value.hint

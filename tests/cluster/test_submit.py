@@ -81,6 +81,7 @@ def test_a_name_is_one_job_until_it_is_given_another(cluster: Raylets, submitted
     assert done.returncode == 2 and "computes something else" in done.stderr and "--set name=NAME" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_failing_job_ends_the_command_with_its_own_exit_code(cluster: Raylets, llama_dir: Path, data: DemoData, tmp_path: Path) -> None:
     path = _write_job(tmp_path, llama_dir, data, name="broken")
     done = cluster.consortium(
@@ -215,6 +216,11 @@ def test_what_travels_is_the_job_its_data_and_the_program_but_no_bytecode(tmp_pa
         assert set(sizes) == {str(tmp_path / "rows.jsonl"), "consortium"}
         assert identity(sent) == identity(_make_job(tmp_path))
     assert not folder.exists()
+
+
+def test_what_all_nodes_have_does_not_travel(tmp_path: Path) -> None:
+    with packed(_make_job(tmp_path), package=False, limit=100, shared=[tmp_path]) as (folder, sizes):
+        assert load_job(folder / "job.yaml").data.train[0] == tmp_path / "rows.jsonl" and not sizes
 
 
 def test_too_much_data_is_refused_by_name_before_it_is_copied(tmp_path: Path) -> None:

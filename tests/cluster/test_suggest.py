@@ -1,10 +1,7 @@
 """Rules of thumb, on numbers."""
 
 import json
-import os
 import shlex
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +10,7 @@ import pytest
 
 from cluster.job import JobSpec, load_job, set_field
 from cluster.suggest import Facts, adapter_weights, changes, suggest
-from tests import helpers
+from tests import warm
 from tests.trainers import jobs
 from trainers.defaults import Shape
 
@@ -91,12 +88,11 @@ def test_the_command_prints_settings_that_train_takes(llama_dir: Path, tmp_path:
     job.write_text(
         f"task: sft\nmodel: {llama_dir}\ndata: {{train: {jobs.write_rows(tmp_path)}}}\ntrain: {{max_steps: 9}}\noutput: {tmp_path}\n"
     )
-    command = [sys.executable, "-m", "consortium", "suggest", str(job), "--gpu", "h100"]
-    environment = os.environ | {"COLUMNS": "200"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=helpers.REPOSITORY, env=environment)
+    command, environment = ["suggest", job, "--gpu", "h100"], {"COLUMNS": "200"}
+    done = warm.run("consortium", *command, environment=environment)
     line = done.stdout.splitlines()[-1]
     assert done.returncode == 0, done.stderr
     assert line.startswith(f"consortium train {job} --set ") and "--set train.learning_rate=0.0005" in line
     assert load_job(job, [setting for setting in shlex.split(line) if "=" in setting]).train.max_steps is None
-    found = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=120, cwd=helpers.REPOSITORY, env=environment)
+    found = warm.run("consortium", *command, "--json", environment=environment)
     assert {choice["field"] for choice in json.loads(found.stdout)} >= {"method.rank", "data.max_length", "train.epochs"}

@@ -1,7 +1,6 @@
 """`consortium bench` as a user runs it."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -13,7 +12,7 @@ import pytest
 
 from consortium.bench import run_bench
 from consortium.plan import plan_job
-from tests import helpers
+from tests import helpers, warm
 from trainers.errors import ConfigError
 
 COMMAND = [sys.executable, "-m", "consortium", "bench"]
@@ -21,10 +20,7 @@ OPTIONS: dict[str, Any] = dict.fromkeys(("workers", "methods", "stages", "length
 
 
 def _consortium_bench(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=300, cwd=helpers.REPOSITORY,
-        env=os.environ | {"COLUMNS": "220"},
-    )  # fmt: skip
+    return warm.run("consortium", "bench", *arguments, environment={"COLUMNS": "220"})
 
 
 def _write_job(folder: Path, model: Path) -> Path:

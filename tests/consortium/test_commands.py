@@ -1,8 +1,7 @@
-"""The command as a user runs it: in a process of its own."""
+"""The command as a user runs it, in a process of its own."""
 
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,17 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from tests import helpers
+from tests import helpers, warm
 from trainers.config import Task
 from trainers.data.synthetic import DemoData, write_demo_data
 from trainers.errors import ConfigError, DataError
 
 
 def _consortium(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "consortium", *map(str, arguments)],
-        input=stdin, capture_output=True, text=True, timeout=300, cwd=helpers.REPOSITORY, env=os.environ | {"COLUMNS": "200"},
-    )  # fmt: skip
+    return warm.run("consortium", *arguments, stdin=stdin, environment={"COLUMNS": "200"})
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +38,8 @@ def _write_job(folder: Path, model: Path | str, data: DemoData, extra: str = "")
 def run_dir(llama_dir: Path, data: DemoData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run trained by the command itself, on Ray."""
     folder = tmp_path_factory.mktemp("job")
-    done = _consortium("train", _write_job(folder, llama_dir, data))
+    command = [sys.executable, "-m", "consortium", "train", _write_job(folder, llama_dir, data)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=helpers.REPOSITORY)
     assert done.returncode == 0, done.stderr
     return folder / "runs" / "job"
 

@@ -1,7 +1,6 @@
 """`consortium plan` as a user runs it."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import pytest
 
 from consortium import plan as command
 from consortium.plan import plan_job
-from tests import helpers
+from tests import helpers, warm
 from trainers.errors import TrainersError
 from trainers.model import load_tokenizer
 
@@ -29,10 +28,8 @@ def _plan(path: Path, *overrides: str, **options: Any) -> None:
 
 
 def test_the_command_prints_what_fits_and_the_cheapest(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "consortium", "plan", _write_job(tmp_path), "--gpus", "1,8", "--price", "3.5", "--tokens", "1e8",
-         "--project", "64"], capture_output=True, text=True, timeout=300, cwd=helpers.REPOSITORY, env=os.environ | {"COLUMNS": "200"},
-    )  # fmt: skip
+    options = ["--gpus", "1,8", "--price", "3.5", "--tokens", "1e8", "--project", "64"]
+    done = warm.run("consortium", "plan", _write_job(tmp_path), *options, environment={"COLUMNS": "200"})
     assert done.returncode == 0 and done.stderr == ""
     assert "llama-3.1-8b, lora, rows of 4096 tokens on h100 (79 GiB, 10% of it kept free)" in done.stdout
     assert "cheapest that fits: " in done.stdout and "hours" in done.stdout and "projected rows assume" in done.stdout

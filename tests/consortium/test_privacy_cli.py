@@ -1,7 +1,6 @@
 """`consortium privacy` as a user runs it."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,14 +12,11 @@ from consortium import privacy_plan as command
 from consortium.ledger import show_ledger, verify_ledger
 from privacy.errors import BudgetRefused, LedgerError, PlanError
 from privacy.ledger import Ledger
-from tests import helpers
+from tests import helpers, warm
 
 
 def _privacy(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "consortium", "privacy", *map(str, arguments)],
-        capture_output=True, text=True, timeout=300, cwd=helpers.REPOSITORY, env=os.environ | {"COLUMNS": "250"},
-    )  # fmt: skip
+    return warm.run("consortium", "privacy", *arguments, environment={"COLUMNS": "250"})
 
 
 def _plan(**changes: Any) -> None:
