@@ -3,8 +3,6 @@
 import json
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
@@ -83,26 +81,16 @@ def make_run(folder: Path, *, workers: int = 1, **config: Any) -> Path:
     return folder
 
 
-def start_workers(run_dir: Path, *, workers: int = 1) -> list[subprocess.Popen[str]]:
+def start_workers(run_dir: Path, *, workers: int = 1) -> list[warm.Running]:
     """`python -m trainers` on this many processes, as torchrun would start them."""
-    shared = _rendezvous(workers) | {"PYTHONPATH": str(REPOSITORY)}
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", "trainers", str(run_dir / "config.json")],
-            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(workers)
-    ]
+    shared, arguments = _rendezvous(workers), [run_dir / "config.json"]
+    ranks = [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(workers)]
+    return [warm.Running("trainers", arguments, environment) for environment in ranks]
 
 
 def train(run_dir: Path, *, workers: int = 1, expect: int = 0) -> str:
     """Train a run directory to its end; what the workers printed. Fails unless every worker exits with `expect`."""
-    shared, arguments = _rendezvous(workers), [run_dir / "config.json"]
-    ranks = [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(workers)]
-    ended = [process.finish() for process in [warm.Running("trainers", arguments, environment) for environment in ranks]]
+    ended = [process.finish() for process in start_workers(run_dir, workers=workers)]
     output = "".join(process.stdout + process.stderr for process in ended)
     assert all(process.returncode == expect for process in ended), output
     return output

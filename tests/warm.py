@@ -36,6 +36,19 @@ class Running:
         self._process: BaseProcess = context().Process(target=_run, args=(module, self._arguments, {**os.environ, **environment}, place))
         self._process.start()
 
+    @property
+    def is_alive(self) -> bool:
+        return self._process.is_alive()
+
+    def send_signal(self, number: int) -> None:
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
+
+    def kill(self) -> subprocess.CompletedProcess[str]:
+        """With SIGKILL; what it said until then."""
+        self._process.kill()
+        return self.finish()
+
     def finish(self, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         """TimeoutError for one that takes so long; it is killed."""
         self._process.join(timeout)

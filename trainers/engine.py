@@ -8,6 +8,7 @@ import contextlib
 import logging
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,10 +27,14 @@ if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
 
-import deepspeed
-import deepspeed.ops
-from deepspeed.utils import logger as deepspeed_logger
+_absent: dict[str, Any] = {} if "mlflow" in sys.modules else {"mlflow": None}
+sys.modules |= _absent  # DeepSpeed's autotuner, which nobody uses here, would import mlflow where it is installed: that takes seconds
+import deepspeed  # noqa: E402
+import deepspeed.ops  # noqa: E402
+from deepspeed.utils import logger as deepspeed_logger  # noqa: E402
 
+for _name in _absent:
+    del sys.modules[_name]
 deepspeed_logger.setLevel(logging.ERROR)
 if not torch.cuda.is_available():
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # over a minute to compile at first use; gloo does without

@@ -112,6 +112,7 @@ def test_a_killed_worker_costs_no_more_than_the_steps_since_the_last_checkpoint(
     assert helpers.losses(job.run_dir) == pytest.approx(helpers.losses(uninterrupted), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_workers_that_keep_dying_end_the_run_with_a_report(local_ray: None, llama_dir: Path, data: DemoData, tmp_path: Path) -> None:
     job, seen = _make_job(tmp_path, llama_dir, data, cluster={"workers": 1, "max_failures": 0}), Recorder()
 
@@ -128,6 +129,7 @@ def test_workers_that_keep_dying_end_the_run_with_a_report(local_ray: None, llam
     assert json.loads((job.run_dir / "report.json").read_text())["status"] == "failed"
 
 
+@pytest.mark.slow
 def test_a_users_mistake_found_by_the_workers_is_not_tried_again(local_ray: None, llama_dir: Path, data: DemoData, tmp_path: Path) -> None:
     job = _make_job(tmp_path, llama_dir, data, method={"lora": {"targets": ["query"]}}, cluster={"workers": 1})
     with pytest.raises(TrainersError, match="no module named query") as caught:

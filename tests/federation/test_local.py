@@ -121,15 +121,15 @@ def test_a_killed_job_is_started_again_and_a_killed_bank_finds_its_job(bert_dir:
     assert json.loads((run_dir / "lease.json").read_text())["pid"] == pid
     assert (more.facts["steps"], _charged(bank)) == (12, [12, 1, 12, 1]) and not {False} & set(more.facts["verdicts"].values())
     assert len(more.metrics) == 2 and all(0 <= number <= 1 for number in more.metrics)
-    after.close()
-    after = LocalTrainer(lambda: bank, tmp_path / "runs")  # as of one that was killed with the answer in its hand, and its job too
-    again = after(second)
+    last = LocalTrainer(lambda: bank, tmp_path / "runs")  # as of one that was killed with the answer in its hand
+    again = last(second)
     assert again.facts["steps"] == 12 and _charged(bank) == [12, 1, 12, 1]
     assert all(np.array_equal(again.adapter[name], more.adapter[name]) for name in start)
     changed = {name for name in start if not np.array_equal(start[name], more.adapter[name])}
     assert changed == {name for name in start if "lora_A" not in name}
-    after.close()
+    last.close()
     check_free(run_dir)
+    after.close()
     trainer.close()
     kept = {path.name.rsplit("-", 1)[0] for path in (run_dir / "rounds").rglob("*") if path.is_file()}
     assert kept == {"owner", "000002-0001-train"}

@@ -149,9 +149,7 @@ def test_a_process_killed_in_mid_training_leaves_a_run_that_goes_on(tmp_path: Pa
     whole, killed = (make_job(tmp_path / name, method="lora", train=long) for name in ("whole", "killed"))
     [process] = helpers.start_workers(killed)
     _wait_for_checkpoint(killed, at_least=2)
-    process.kill()
-    process.communicate()
-    assert process.returncode == -9
+    assert process.kill().returncode == -9
 
     losses = jobs.train_here(killed)
 

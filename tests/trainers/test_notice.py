@@ -50,7 +50,6 @@ def test_a_worker_without_ray_takes_the_notice_as_a_signal(tmp_path: Path, llama
         time.sleep(0.1)
 
     worker.kill()
-    worker.communicate()
     assert find(run_dir / "checkpoints")
 
 

@@ -47,9 +47,8 @@ def test_a_worker_does_not_wait_for_ever_for_one_that_is_stuck(tmp_path: Path, l
         time.sleep(0.1)
 
     stuck.send_signal(signal.SIGSTOP)
-    output = waiting.communicate(timeout=60)[0]
+    ended = waiting.finish(timeout=60)
     stuck.kill()
-    stuck.communicate()
 
-    assert waiting.returncode == EXIT_CODE and "no progress for" in output
+    assert ended.returncode == EXIT_CODE and "no progress for" in ended.stderr
     assert "no progress for" in events.read_text()
