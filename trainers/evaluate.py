@@ -4,6 +4,7 @@ Every row is scored once (`Scored`); metrics of the whole and of each group are 
 """
 
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -153,17 +154,18 @@ class Answer(NamedTuple):
 def answers(
     loaded: Loaded, prompts: Sequence[str], *, max_new_tokens: int = ANSWER_TOKENS, progress: Progress = lambda done, total: None
 ) -> list[Answer]:
-    """Greedy continuations of rendered prompts."""
-    tokenizer, stops = loaded.tokenizer, torch.tensor(_stop_ids(loaded))
+    """Greedy continuations of rendered prompts, as far as the model can count with them."""
+    tokenizer, stops, places_known = loaded.tokenizer, torch.tensor(_stop_ids(loaded)), _places(loaded)
     order = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))
     found = [Answer("", 0.0, False)] * len(prompts)
     for start in range(0, len(order), 16):
         places = order[start : start + 16]
         inputs = tokenizer([prompts[place] for place in places], padding=True, padding_side="left", add_special_tokens=False,
                            return_tensors="pt", return_token_type_ids=False).to(loaded.base.device)  # fmt: skip
+        room = max(1, min(max_new_tokens, places_known - inputs["input_ids"].shape[1]))
         with torch.inference_mode():
             output = loaded.base.generate(
-                **inputs, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id,
+                **inputs, max_new_tokens=room, do_sample=False, pad_token_id=tokenizer.pad_token_id,
                 eos_token_id=stops.tolist(), output_logits=True, return_dict_in_generate=True,
             )  # fmt: skip
         written = output.sequences[:, inputs["input_ids"].shape[1] :]
@@ -176,6 +178,12 @@ def answers(
             found[place] = Answer(tokenizer.decode(ids, skip_special_tokens=True).strip(), float(mean.exp()), not end)
         progress(min(start + 16, len(order)), len(order))
     return found
+
+
+def _places(loaded: Loaded) -> int:
+    """Tokens whose place the model knows, a prompt and its answer together."""
+    config = loaded.base.config.get_text_config()
+    return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or sys.maxsize)
 
 
 def prompt_of(content: Content, loaded: Loaded) -> str:

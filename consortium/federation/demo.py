@@ -44,7 +44,7 @@ _UNIT = {"column": "customer_id", "max_records": 8}
 _TERMS: dict[str, Any] = {
     "adapter": {"rank": 16, "alpha": 32, "targets": "all-linear"},
     "rounds": 3,
-    "local": {"steps": 6, "batch": 120, "learning_rate": 3e-2, "clip_norm": 0.1, "max_length": 64},
+    "local": {"steps": 6, "batch": 100, "learning_rate": 3e-2, "clip_norm": 0.1, "max_length": 64},
     "privacy": {"epsilon": 8, "epsilon_round": 8, "delta": DELTA},
     "timeouts": {"keys": 120, "shares": 120, "update": 600, "view": 30, "reveal": 30, "receipt": 30},
 }
