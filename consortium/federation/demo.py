@@ -35,7 +35,7 @@ from federation.flower.processes import Children, Command, free_ports
 NAMES = ("ulm", "lyon", "porto", "turku", "ghent", "graz", "lund", "siena")
 RUN = "demo"
 DELTA = 1e-5
-_TICKETS, _DOCUMENTS = 32000, 1500
+_TICKETS, _DOCUMENTS = 32000, 1100
 _COMPARED = 1000
 """Messages of customers held out"""
 _OWN_SEGMENT = 0.7
@@ -46,7 +46,7 @@ _TERMS: dict[str, Any] = {
     "rounds": 3,
     "local": {"steps": 6, "batch": 100, "learning_rate": 3e-2, "clip_norm": 0.1, "max_length": 64},
     "privacy": {"epsilon": 8, "epsilon_round": 8, "delta": DELTA},
-    "timeouts": {"keys": 120, "shares": 120, "update": 600, "view": 30, "reveal": 30, "receipt": 30},
+    "timeouts": {"keys": 120, "shares": 120, "update": 600, "view": 20, "reveal": 20, "receipt": 20},
 }
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
