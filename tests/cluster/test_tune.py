@@ -93,6 +93,7 @@ def test_the_report_is_one_page_with_a_picture_and_a_png(search: Search, trials:
     assert (search.folder / "report.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_search_that_is_continued_keeps_finished_trials_and_goes_on_with_the_others(search: Search, trials: list[Trial]) -> None:
     again, *_ = [trial for trial in trials if trial.status == "finished"]
     events = again.run_dir / "events.jsonl"

@@ -107,8 +107,9 @@ def test_the_last_is_stopped_first_and_what_will_not_end_is_killed_with_its_own_
 
 
 _SUPERVISOR = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what is started in the background may have been told to ignore it
 from federation.flower.processes import Children, Command
 with Children(Path(sys.argv[1])) as children:
     children.start(Command("one", ("/bin/sleep", "60")))
