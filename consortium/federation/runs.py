@@ -93,7 +93,7 @@ def demo(
     banks: Annotated[int, typer.Option(help="How many, from 4.")] = 4,
     output: Annotated[Path, typer.Option(help="Folder for all of it.", metavar="DIR")] = Path("demo-federation"),
 ) -> None:
-    """All of it on this machine: data, keys, processes, TLS, private training, a bank that dies, dossiers. Under 10 minutes."""
+    """All of it on this machine: data, keys, processes, TLS, private training, a bank that dies, dossiers. About 10 minutes."""
     from consortium.federation.demo import run_demo
 
     run_demo(output, banks)
