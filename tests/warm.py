@@ -1,6 +1,6 @@
 """Processes that need not import torch, transformers and DeepSpeed anew, which takes seconds: they are forked from one that has.
 
-For what a process does, not for how it comes up: a test of its start, its signals or its imports starts one by itself.
+For what a process does, not for how it comes up: a test of its start or its imports starts one by itself.
 """
 
 import multiprocessing

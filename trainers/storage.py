@@ -86,9 +86,6 @@ class Store:
 
         return self._try(read)
 
-    def has(self, name: str) -> bool:
-        return self._try(lambda: bool(self._fs.exists(f"{self._root}/{name}")))
-
     def sizes(self, folder: str) -> dict[str, int]:
         """Bytes of the files in a folder, by their paths below it; none where there is no folder."""
         place = f"{self._root}/{folder}"
