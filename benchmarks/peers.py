@@ -169,9 +169,12 @@ def _work(set_up: SetUp, rank: int, port: int, folder: Path, loss: str, connecti
         os.environ.update({"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in places.items()}})
     import torch
 
+    from trainers.cpu import keep_memory
     from trainers.worker import quiet
 
     quiet()
+    if not set_up.blockwise:
+        keep_memory()
     torch.set_num_threads(set_up.threads)
     torch.set_float32_matmul_precision(set_up.precision)
     torch.backends.cuda.enable_flash_sdp(set_up.blockwise)

@@ -101,7 +101,7 @@ def _measure(config: TrainConfig, folder: Path, world: World, steps: int) -> dic
         "footprint": None if counted is None else asdict(counted),
         "device": device_name(world),
         "versions": versions(PACKAGES),
-        "settings": {"dtype": run.config.model.dtype, "micro_batch_tokens": run.config.train.micro_batch_tokens, "packing": run.packing,
+        "settings": {"dtype": run.config.model.dtype, "micro_batch_tokens": run.config.train.micro_batch_tokens, "layout": run.layout,
                      "activation_checkpointing": run.config.train.activation_checkpointing, "attention": run.config.model.attention},
     }  # fmt: skip
 

@@ -1,33 +1,67 @@
-"""float32 on a CPU: oneDNN's matrix products in place of torch's default library, which on AMD's processors reaches half their speed."""
+"""Training on a CPU: float32 products by oneDNN in place of torch's default library, which on AMD's processors reaches half their speed,
+and memory that does not go back to the kernel after every step.
+"""
 
 import contextlib
+import ctypes
 from collections.abc import Iterator
 from functools import cache
 
 import torch
 
-_SHORT = 512
+SHORT = 512
 """Tokens. To this width the attention kernel that works in small blocks gains nothing by them, and its blocks are too small for oneDNN."""
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""Of mallopt(3)"""
+
+
+def keep_memory() -> None:
+    """Let glibc keep the memory that a step gives back for the next one, which would else be cleared anew by the kernel, page by page.
+
+    Arrays of more than 32 MiB, the most that glibc itself would take from its heap, still come from the kernel and go back to it.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None and not torch.cuda.is_available():
+        mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_MMAP_THRESHOLD, 32 * 2**20)
 
 
 @contextlib.contextmanager
 def fast_products(*, longest: int) -> Iterator[None]:
     """Within it float32 products are oneDNN's where these are as exact; `longest` is the widest row, in tokens. Nothing changes on a GPU.
 
+    The process keeps its memory from here on.
+
     torch hands float32 to oneDNN only where it may round factors to bfloat16 (`medium`). oneDNN makes use of that on processors with
     bfloat16 matrix units and computes in float32 on all others: which of the two is tried, once.
     """
+    keep_memory()
     if torch.cuda.is_available() or not onednn_is_exact():
         yield
         return
-    precision, blockwise = torch.get_float32_matmul_precision(), torch.backends.cuda.flash_sdp_enabled()
-    torch.set_float32_matmul_precision("medium")
-    torch.backends.cuda.enable_flash_sdp(blockwise and longest > _SHORT)  # the CPU's switch too
+    blockwise = torch.backends.cuda.flash_sdp_enabled()  # the CPU's switch too
+    torch.backends.cuda.enable_flash_sdp(blockwise and longest > SHORT)
+    try:
+        with _products("medium"):
+            yield
+    finally:
+        torch.backends.cuda.enable_flash_sdp(blockwise)
+
+
+def default_products() -> contextlib.AbstractContextManager[None]:
+    """Within it float32 products are those of torch's default library."""
+    return _products("highest")
+
+
+@contextlib.contextmanager
+def _products(precision: str) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(precision)
-        torch.backends.cuda.enable_flash_sdp(blockwise)
+        torch.set_float32_matmul_precision(before)
 
 
 @cache

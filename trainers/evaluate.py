@@ -344,7 +344,7 @@ def _batches(loaded: Loaded, encoded: Sequence[Encoded], progress: Progress) -> 
         places = order[start : start + max(1, _TOKENS_A_PASS // max(1, width))]
         samples = [Sample(np.asarray(encoded[p].ids), np.asarray(encoded[p].learnt), 0, "") for p in places]
         with torch.inference_mode():
-            yield places, collate([[sample] for sample in samples], packed=False, classify=False, pad_id=pad_id).to(loaded.base.device)
+            yield places, collate([[sample] for sample in samples], layout="padded", classify=False, pad_id=pad_id).to(loaded.base.device)
         start += len(places)
         progress(start, len(order))
 

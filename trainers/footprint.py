@@ -14,12 +14,14 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from privacy.dp_lora import UnitGradients
+from trainers.attention import later_tokens, use_blocks
 from trainers.by_unit import gradients_by_unit, to_float32
 from trainers.config import LoraMethod, Method, TrainConfig
 from trainers.lora import fuse_updates
@@ -63,7 +65,7 @@ def _measure(config: TrainConfig, device: Device) -> Footprint:
     assert isinstance(row, int)
     layers = load_model_config(config.model).get_text_config().num_hidden_layers
     one, two = Cut(config, 1), Cut(config, 2)
-    dense = config.model.attention != "flash_attention_2"
+    dense = config.model.attention != "flash_attention_2" and not two.in_blocks
     plain = device == "cpu" and row <= _PLAIN_ROW
     options: dict[str, Any] = {"row": row, "dense": dense, "plain": plain}
     kept, kept_two = (cut.run(rows=_FEW, **options)[0] // _FEW for cut in (one, two))
@@ -125,6 +127,7 @@ class Cut:
 
     def __init__(self, config: TrainConfig, blocks: int) -> None:
         self.base = on_meta(config.model, config.task, layers=blocks)
+        self.in_blocks = _may_pack(config) and config.model.attention == "auto" and use_blocks(self.base)
         if config.model.attention == "flash_attention_2":
             self.base.set_attn_implementation(_WITHOUT_MASK)
         self.linear = [m.weight.numel() for block in decoder_blocks(self.base) for m in block.modules() if isinstance(m, nn.Linear)]
@@ -156,15 +159,18 @@ class Cut:
 
     def run(self, *, rows: int, row: int, dense: bool, plain: bool) -> tuple[int, int]:
         """Bytes kept by the forward pass of the body, and what the height of its backward pass adds to them."""
+        shape = (1, rows * row) if self.in_blocks else (rows, row)
         if self.units is not None:
-            self.units.expect((), rows, row)
+            self.units.expect((), *shape)
         body = getattr(self.base, self.base.base_model_prefix)
-        ids = torch.zeros(rows, row, dtype=torch.long, device="meta")
+        ids = torch.zeros(shape, dtype=torch.long, device="meta")
         mask = torch.ones(rows, 1, row, row, dtype=torch.bool, device="meta") if dense else None
+        if self.in_blocks:
+            mask = torch.tensor([[[(rows, row)]]], dtype=torch.int32)
         inputs = {"input_ids": ids, "attention_mask": mask} | (
             {"position_ids": ids} if self.head else {}
         )  # as trainers.objectives passes them
-        with contextlib.nullcontext() if plain else _fused_attention(), Living(self.module) as living:
+        with sdpa_kernel(SDPBackend.MATH) if plain else _fused_attention(), Living(self.module, later_tokens(ids.device)) as living:
             try:
                 hidden = body(**inputs, use_cache=False).last_hidden_state
                 kept = living.bytes
@@ -182,14 +188,18 @@ class Cut:
         return living.height
 
 
-class Living(TorchDispatchMode):
-    """Bytes of the tensors made within the block that still live, and their height. Parameters and buffers do not count."""
+def _may_pack(config: TrainConfig) -> bool:
+    return config.task != "classify" and not config.private_full and config.data.packing is not False
 
-    def __init__(self, module: nn.Module) -> None:
+
+class Living(TorchDispatchMode):
+    """Bytes of the tensors made within the block that still live, and their height. Parameters, buffers and `lasting` do not count."""
+
+    def __init__(self, module: nn.Module, *lasting: torch.Tensor) -> None:
         super().__init__()
         self.bytes = self.height = 0
         self._known: dict[int, weakref.ref[Any]] = {}
-        for tensor in [*module.parameters(), *module.buffers()]:
+        for tensor in [*module.parameters(), *module.buffers(), *lasting]:
             self._watch(tensor.untyped_storage(), 0)
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

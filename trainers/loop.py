@@ -16,7 +16,7 @@ from trainers import checkpoint
 from trainers.checkpoint import Progress
 from trainers.config import TrainConfig
 from trainers.data.batches import Batch, collate
-from trainers.data.packing import MicroBatch, place
+from trainers.data.packing import Layout, MicroBatch, place
 from trainers.data.prepare import Prepared
 from trainers.data.sampler import Sampler
 from trainers.engine import Engine
@@ -45,9 +45,8 @@ class Run:
     learning_rate: Callable[[int], float]
     eval_every: int
     save_every: int
-    packing: bool
-    attention_width: int
-    """Hidden size where attention computes what it masks, 0 where it skips it (see packing.place)"""
+    layout: Layout
+    hidden_size: int
     pad_id: int
     flops_per_token: float
     peak_flops: float | None
@@ -177,20 +176,22 @@ def _work(run: Run, data: Prepared, indices: np.ndarray) -> StepWork:
         lengths,
         workers=run.world.size,
         micro_batch_tokens=run.config.train.micro_batch_tokens,
-        packing=run.packing,
-        hidden_size=run.attention_width,
+        layout=run.layout,
+        hidden_size=run.hidden_size,
     )
     passes = [_pass(run, data, indices, micro) for micro in placement.micro_batches[run.world.rank]]
     return StepWork(passes, int(data.targets[indices].sum()), int(lengths.sum()), placement.padded_tokens)
 
 
 def _pass(run: Run, data: Prepared, indices: np.ndarray, micro: MicroBatch) -> Pass:
-    weight = 1.0 if micro else 0.0
-    places = micro or [[int(np.argmin(data.lengths[indices]))]]  # a dummy computes the shortest example and discards it
+    weight = 1.0 if micro.rows else 0.0
+    shortest = int(np.argmin(data.lengths[indices]))  # a dummy computes it and discards what it finds
+    places, widths = (micro.rows, micro.widths) if micro.rows else ([[shortest]], None)
     examples = [int(indices[place]) for row in places for place in row]
     samples = iter(data.samples(examples))
     rows = [[next(samples) for _ in row] for row in places]
-    return Pass(collate(rows, packed=run.packing, classify=run.classify, pad_id=run.pad_id, weight=weight), examples if micro else [])
+    batch = collate(rows, layout=run.layout, classify=run.classify, pad_id=run.pad_id, widths=widths, weight=weight)
+    return Pass(batch, examples if micro.rows else [])
 
 
 def draw_seed(run: Run, step: int) -> int:
@@ -224,7 +225,7 @@ def _non_finite(run: Run, step: int, work: StepWork, loss: float) -> NonFiniteLo
         for turn in range(max(run.world.gather(len(mine)))):
             example = mine[turn] if turn < len(mine) else int(run.sampler.batch(step)[0])
             sample = run.train.samples([example])[0]
-            batch = collate([[sample]], packed=run.packing, classify=run.classify, pad_id=run.pad_id)
+            batch = collate([[sample]], layout=run.layout, classify=run.classify, pad_id=run.pad_id)
             if not math.isfinite(float(run.engine(batch.to(run.world.device))[0])) and turn < len(mine):
                 culprits.append(sample.origin)
     found = [origin for share in run.world.gather(culprits) for origin in share]
@@ -259,7 +260,7 @@ def evaluate(run: Run, data: Prepared) -> dict[str, Any]:
 
 def rightness(run: Run, data: Prepared) -> np.ndarray:
     """How right the model is on each example: of its targets the share that is the likeliest. (examples,), the same on every worker."""
-    alone, mine = replace(run, packing=False), []
+    alone, mine = replace(run, layout="padded"), []
     run.engine.train(False)
     with torch.no_grad():
         for indices in _slices(len(data), 8 * run.config.train.global_batch_size):

@@ -3,15 +3,19 @@
 The objective is the module DeepSpeed gets, so that everything a step computes lies inside its forward pass.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from trainers.data.batches import NO_TARGET, Batch
+from trainers.attention import takes_blocks
+from trainers.data.batches import NO_TARGET, Batch, collate
+from trainers.data.packing import Layout
+from trainers.data.prepare import Sample
 from trainers.errors import ModelError
 
 LOGITS_BYTES = 256 * 2**20
@@ -35,8 +39,6 @@ class NextToken(nn.Module):
         self._body = [getattr(causal_lm, causal_lm.base_model_prefix)]
         self._head = [causal_lm.get_output_embeddings()]
         self._config = causal_lm.config.get_text_config()
-        self._one_row = str(getattr(causal_lm.config, "_attn_implementation", "")).startswith("flash")
-        """Whether the attention looks for packed examples in a batch of one row only"""
 
     def forward(self, batch: Batch, *, probe: bool = False, right: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The summed loss; with `probe`, the logits of all positions as made here and as the model itself makes them.
@@ -45,7 +47,7 @@ class NextToken(nn.Module):
         """
         hidden = self._last_hidden(batch)
         if probe:
-            return self.logits(hidden), self._causal_lm[0](**_inputs(batch)).logits
+            return self.logits(hidden), self._causal_lm[0](**self._inputs(batch)).logits
         wanted = batch.targets != NO_TARGET
         if right:
             return self._shares_right(hidden, batch.targets, wanted), None
@@ -62,12 +64,13 @@ class NextToken(nn.Module):
         return met.sum(1) / wanted.sum(1).clamp(min=1)
 
     def _last_hidden(self, batch: Batch) -> torch.Tensor:
-        """(R, W, H). Packed rows may be put one behind the other: their examples begin at position 0 wherever they lie."""
-        inputs, (rows, width) = _inputs(batch), batch.input_ids.shape
-        if batch.attention_mask is None and self._one_row:
-            inputs |= {name: inputs[name].reshape(1, -1) for name in ("input_ids", "position_ids")}
-        hidden: torch.Tensor = self._body[0](**inputs).last_hidden_state
-        return hidden.view(rows, width, -1)
+        """(R, W, H)."""
+        hidden: torch.Tensor = self._body[0](**self._inputs(batch)).last_hidden_state
+        return hidden
+
+    def _inputs(self, batch: Batch) -> dict[str, Any]:
+        mask = batch.blocks if takes_blocks(self._causal_lm[0]) and batch.blocks is not None else batch.attention_mask
+        return {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "attention_mask": mask, "use_cache": False}
 
     def hidden(self, ids: torch.Tensor, cache: Any = None) -> tuple[torch.Tensor, Any]:
         """Last hidden states (R, W, H) of tokens that continue what is in `cache`, and the cache grown by them. For evaluation."""
@@ -104,10 +107,6 @@ class NextToken(nn.Module):
         return logits
 
 
-def _inputs(batch: Batch) -> dict[str, Any]:
-    return {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "attention_mask": batch.attention_mask, "use_cache": False}
-
-
 class Classification(nn.Module):
     """Cross-entropy of the class of each row."""
 
@@ -127,29 +126,49 @@ class Classification(nn.Module):
 Forward = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
 
 
+_LONG, _SHORT = (Sample(np.array(ids), np.zeros(len(ids)), 0, "") for ids in (range(3, 10), range(1, 6)))
+"""What is tried on a model: two examples that begin differently"""
+
+
 @torch.no_grad()
-def packing_is_safe(forward: Forward, device: torch.device) -> bool:
-    """Whether two examples packed in a row, beside another row, give the logits they give alone: tried, so that it holds for any attention.
+def logits_alone(forward: Forward, device: torch.device) -> dict[int, torch.Tensor]:
+    """The logits of the examples to try, by their lengths.
 
     Raises ModelError when the model changes its logits after the head in a way `NextToken.logits` does not know.
     """
-    first, second = list(range(1, 6)), list(range(3, 10))
-    alone = []
-    for ids in (first, second):
-        ours, own = forward(_probe_batch([ids], device=device), probe=True)
+    alone = {}
+    for sample in (_LONG, _SHORT):
+        ours, own = forward(collate([[sample]], layout="padded", classify=False, pad_id=0).to(device), probe=True)
         assert own is not None
         if not _close(ours, own):
             raise ModelError("this family of models changes its logits after the head in a way the trainer does not know",
                              "report it: NextToken.logits in trainers/objectives.py is the place")  # fmt: skip
-        alone.append(ours)
-    packed, _ = forward(_probe_batch([first, second], [second, first], device=device), probe=True)
-    return _close(packed, torch.cat([torch.cat(alone, dim=1), torch.cat(alone[::-1], dim=1)]))
+        alone[len(sample.ids)] = ours[0]
+    return alone
 
 
-def _probe_batch(*rows: list[list[int]], device: torch.device) -> Batch:
-    ids = torch.tensor([[token for example in row for token in example] for row in rows], device=device)
-    positions = torch.tensor([[place for example in row for place in range(len(example))] for row in rows], device=device)
-    return Batch(ids, positions, None, torch.full_like(ids, NO_TARGET))
+@torch.no_grad()
+def keeps_apart(forward: Forward, layout: Layout, alone: Mapping[int, torch.Tensor], device: torch.device) -> bool:
+    """Whether examples packed into one pass give the logits they give alone: tried, so that it holds for any attention."""
+    rows, widths = _PROBES[layout]
+    samples = [[_LONG if length == len(_LONG.ids) else _SHORT for length in row] for row in rows]
+    try:
+        packed, _ = forward(collate(samples, layout=layout, classify=False, pad_id=0, widths=widths).to(device), probe=True)
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+        return False  # a family that does something of its own with a mask
+    found, begins = packed.flatten(0, 1), np.cumsum([0, *widths])
+    return all(
+        _close(found[begin : begin + sum(row)], torch.cat([alone[length] for length in row]))
+        for row, begin in zip(rows, begins, strict=False)
+    )
+
+
+_PROBES: dict[Layout, tuple[list[list[int]], list[int]]] = {
+    "packed": ([[7, 5], [5, 7]], [12, 12]),
+    "blocks": ([[7], [5], [5]], [7, 7, 5]),
+    "ragged": ([[7], [5], [5]], [7, 5, 5]),
+}
+"""Lengths of the examples in each row, and the rows' widths"""
 
 
 def _close(a: torch.Tensor, b: torch.Tensor) -> bool:

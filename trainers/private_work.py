@@ -92,10 +92,10 @@ def _plan_groups(share: Sequence[int], run: Run, units: Units) -> list[tuple[lis
             run.train.lengths[records],
             workers=1,
             micro_batch_tokens=tokens,
-            packing=run.packing,
-            hidden_size=run.attention_width,
+            layout=run.layout,
+            hidden_size=run.hidden_size,
         )
-        plans.append((together, [micro for micro in placement.micro_batches[0] if micro]))
+        plans.append((together, [micro for micro in placement.micro_batches[0] if micro.rows]))
     return plans
 
 
@@ -106,23 +106,27 @@ def _group(together: list[int], passes: list[MicroBatch], run: Run, units: Units
 
 
 def _pass(run: Run, micro: MicroBatch, records: Sequence[tuple[int, int]], weights: Sequence[float]) -> PrivatePass:
-    samples: Iterator[Sample] = iter(run.train.samples([records[number][1] for row in micro for number in row]))
-    rows = [[next(samples) for _ in row] for row in micro]
-    segments = []
-    for place_of_row, row in enumerate(micro):
-        start = 0
+    samples: Iterator[Sample] = iter(run.train.samples([records[number][1] for row in micro.rows for number in row]))
+    rows = [[next(samples) for _ in row] for row in micro.rows]
+    batch = collate(rows, layout=run.layout, classify=run.classify, pad_id=run.pad_id, widths=micro.widths)
+    segments, begin, width = [], 0, batch.input_ids.shape[1]
+    for row, padded in zip(micro.rows, micro.widths, strict=True):
+        start = begin
         for number in row:
             unit, example = records[number]
             end = start + int(run.train.lengths[example])
-            segments.append(Segment(unit, place_of_row, start, end, weights[unit] / int(run.train.targets[example])))
+            row_of_batch, behind = divmod(start, width)
+            weight = weights[unit] / int(run.train.targets[example])
+            segments.append(Segment(unit, row_of_batch, behind, behind + end - start, weight))
             start = end
-    return PrivatePass(collate(rows, packed=run.packing, classify=run.classify, pad_id=run.pad_id), segments)
+        begin += padded
+    return PrivatePass(batch, segments)
 
 
 def _dummy(run: Run) -> PrivatePass:
     """A pass that teaches nothing: it is there for the collective calls of the others."""
     sample = run.train.samples([int(np.argmin(run.train.lengths))])
-    return PrivatePass(collate([sample], packed=run.packing, classify=run.classify, pad_id=run.pad_id, weight=0.0), [])
+    return PrivatePass(collate([sample], layout=run.layout, classify=run.classify, pad_id=run.pad_id, weight=0.0), [])
 
 
 def without_unit(work: PrivateWork, unit: int) -> PrivateWork:

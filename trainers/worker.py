@@ -16,11 +16,13 @@ from transformers import PreTrainedTokenizerBase
 from privacy.errors import ConsortiumError
 from trainers import checkpoint, flops, objectives
 from trainers import promise as promises
+from trainers.attention import kernel_is_right, leave_blocks, use_blocks
 from trainers.by_unit import to_float32
 from trainers.checkpoint import Progress
 from trainers.config import TrainConfig, read_config
 from trainers.cpu import fast_products
 from trainers.data import prepare
+from trainers.data.packing import Layout
 from trainers.data.planted import plant
 from trainers.data.prepare import Prepared, Summary
 from trainers.data.sampler import Sampler
@@ -168,7 +170,8 @@ def build(
     train_data, validation = data
     loaded = _load_model(config, tokenizer, data, world)
     engine = Engine(_objective(config, loaded), config, world)
-    config, packing_choices = _decide_packing(config, engine, world)
+    layout, packing_choices = _decide_layout(config, engine, loaded.base, world)
+    config = apply(config, packing_choices)
     sampler = sampler_of(config, len(train_data))
     eval_every, save_every, interval_choices = intervals(config, sampler.steps, evaluates=len(validation) > 0)
     run = Run(
@@ -183,8 +186,8 @@ def build(
         ),
         eval_every=eval_every,
         save_every=save_every,
-        packing=config.data.packing is True,
-        attention_width=0 if config.model.attention == "flash_attention_2" else shape.hidden_size,
+        layout=layout,
+        hidden_size=shape.hidden_size,
         pad_id=loaded.base.config.pad_token_id or 0,
         flops_per_token=_flops_per_token(config, shape, engine, train_data),
         peak_flops=flops.peak_flops(world.device),
@@ -263,30 +266,46 @@ def _objective(config: TrainConfig, loaded: Loaded) -> torch.nn.Module:
     return objectives.NextToken(loaded.module, loaded.base)
 
 
-def _decide_packing(config: TrainConfig, engine: Engine, world: World) -> tuple[TrainConfig, list[Choice]]:
-    """Pack where the attention keeps packed examples apart, which is tried on the model itself. Raises ConfigError when asked in vain."""
+def _decide_layout(config: TrainConfig, engine: Engine, base: Any, world: World) -> tuple[Layout, list[Choice]]:
+    """Pack where the attention keeps examples apart, which is tried on the model itself. Raises ConfigError when asked in vain."""
+    found: Layout = "padded"
     if config.task == "classify":
-        if config.data.packing is True:
-            raise ConfigError(
-                "data.packing: true does not go with task: classify, whose models read one class from a row", "leave data.packing out"
-            )
-        choice = Choice("data.packing", False, "a classifier reads one class from a row; rows are grouped by length")
+        reason = "a classifier reads one class from a row; rows are grouped by length"
     elif config.private_full:
-        choice = Choice("data.packing", False, "private full fine-tuning: a row is a record; rows are grouped by length")
+        reason = "private full fine-tuning: a row is a record; rows are grouped by length"
     else:
         engine.train(False)
-        apart = objectives.packing_is_safe(engine, world.device)
+        alone = objectives.logits_alone(engine, world.device)
+        tried = (layout for layout in _layouts(config, base, world) if objectives.keeps_apart(engine, layout, alone, world.device))
+        found = next(tried, "padded")
         engine.train()
-        if config.data.packing is True and not apart:
+        if found == "padded" and config.data.packing is True:
             raise ConfigError("data.packing: true, but this model's attention lets packed examples see each other",
                               "leave data.packing out: examples are then grouped by length")  # fmt: skip
-        reason = (
-            "tried on this model: packed examples give the logits they give alone"
-            if apart
-            else "this model's attention mixes packed examples; grouped by length"
-        )
-        choice = Choice("data.packing", apart, reason)
-    return (apply(config, [choice]), [choice]) if config.data.packing == "auto" else (config, [])
+        reason = _WHY[found]
+    return found, [Choice("data.packing", found != "padded", reason)] if config.data.packing == "auto" else []
+
+
+_WHY: dict[Layout, str] = {
+    "padded": "this model's attention mixes packed examples; grouped by length",
+    "packed": "tried on this model: packed examples give the logits they give alone",
+    "blocks": "tried on this model: packed examples give the logits they give alone; attention goes over each by itself",
+    "ragged": "tried on this model: packed examples give the logits they give alone; attention goes over each by itself, without padding",
+}
+
+
+def _layouts(config: TrainConfig, base: Any, world: World) -> Iterator[Layout]:
+    """Ways to pack, the fastest first; the model's attention is made to fit the one that was given last."""
+    if config.data.packing is False:
+        return
+    if config.model.attention == "flash_attention_2":
+        yield "ragged"
+        return
+    if config.model.attention == "auto" and use_blocks(base):
+        head = getattr(text := base.config.get_text_config(), "head_dim", None) or text.hidden_size // text.num_attention_heads
+        yield "ragged" if world.device.type == "cuda" and kernel_is_right(base.dtype, head) else "blocks"
+        leave_blocks(base)
+    yield "packed"
 
 
 def _prepare_blocks(config: TrainConfig, base: Any) -> None:

@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves
 from tests import helpers
 from tests.trainers.jobs import make_job, write_rows
 from trainers import worker
+from trainers.attention import use_blocks
 from trainers.by_unit import gradients_by_unit, to_float32
 from trainers.config import TrainConfig, validate
 from trainers.errors import ModelError
@@ -50,7 +51,10 @@ def _saved(config: TrainConfig, kernel: SDPBackend) -> int:
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     module.train()
     own = {tensor.untyped_storage().data_ptr() for tensor in [*module.parameters(), *module.buffers()]}
-    ids, mask = torch.full((ROWS, ROW), 7), torch.ones(ROWS, 1, ROW, ROW, dtype=torch.bool).tril()
+    if config.task == "sft" and use_blocks(base):
+        ids, mask = torch.full((1, ROWS * ROW), 7), torch.tensor([[[(ROWS, ROW)]]], dtype=torch.int32)
+    else:
+        ids, mask = torch.full((ROWS, ROW), 7), torch.ones(ROWS, 1, ROW, ROW, dtype=torch.bool).tril()
     inputs = {"input_ids": ids, "attention_mask": mask} | ({"position_ids": ids.clone()} if config.task == "sft" else {})
     own |= {tensor.untyped_storage().data_ptr() for tensor in inputs.values()}
     saved: dict[int, torch.Tensor] = {}
@@ -153,7 +157,10 @@ def test_8b_with_adapters_is_counted_without_its_weights() -> None:
     found = _measure(_make_config({"shape": "llama-3.1-8b", "dtype": "bfloat16"}, "lora", row=4096), "cuda")
     assert (found.adapters, found.trained, found.quantized) == (41_943_040, 41_943_040, 6_979_321_856)
     assert 0.9 * found.kept_first < found.kept_block < found.kept_first  # with embeddings and the last norm
-    assert found.mask == 4096**2
+    assert found.mask == 0
+    dense = _measure(_make_config({"shape": "llama-3.1-8b", "dtype": "bfloat16", "attention": "sdpa"}, "lora", row=4096), "cuda")
+    assert dense.mask == 4096**2
+    assert dense.kept_block - found.kept_block == 4096 * 2 * 2 * (4096 - 1024)  # with a mask, keys and values are copied for every head
 
 
 def test_a_model_that_cannot_run_without_data_is_not_counted(monkeypatch: pytest.MonkeyPatch, llama_dir: Path) -> None:

@@ -20,6 +20,8 @@ from trainers.data.prepare import Sample
 from trainers.data.sampler import Sampler
 from trainers.model import load_base, load_tokenizer
 
+CPU = torch.device("cpu")
+
 GOLDEN = {
     "full": [6.2757, 6.0436, 5.8253, 5.6504, 5.4596, 5.3294, 5.1756, 5.1326, 5.0441, 5.0371],
     "lora": [6.2757, 6.2093, 6.1734, 6.1212, 6.0872, 6.0620, 6.0718, 6.0756, 6.0376, 6.0443],
@@ -208,28 +210,24 @@ def test_chunked_cross_entropy_is_the_unchunked_one(next_token: objectives.NextT
         torch.testing.assert_close(chunked_gradients[name], gradient, msg=name)
 
 
-@pytest.mark.parametrize("one_row", [False, True])
-def test_examples_packed_in_two_rows_have_the_losses_they_have_alone(next_token: objectives.NextToken, one_row: bool) -> None:
-    """Also as for attention that looks for packed examples in a single row, which has the rows one behind the other."""
-    next_token._one_row = one_row
+def test_examples_packed_in_two_rows_have_the_losses_they_have_alone(next_token: objectives.NextToken) -> None:
     drawn = torch.randint(3, 512, (4, 9), generator=torch.Generator().manual_seed(0)).tolist()
     examples = [Sample(np.array(ids[:length]), np.ones(length, bool), 0, "") for ids, length in zip(drawn, (9, 4, 6, 5), strict=True)]
-    packed = collate([examples[:2], examples[2:]], packed=True, classify=False, pad_id=2)
+    packed = collate([examples[:2], examples[2:]], layout="packed", classify=False, pad_id=2)
     with torch.no_grad():
-        alone = sum(float(next_token(collate([[each]], packed=False, classify=False, pad_id=2))[0]) for each in examples)
+        alone = sum(float(next_token(collate([[each]], layout="padded", classify=False, pad_id=2))[0]) for each in examples)
         assert float(next_token(packed)[0]) == pytest.approx(alone, rel=1e-5)
-    assert objectives.packing_is_safe(next_token, torch.device("cpu"))
+        assert objectives.keeps_apart(next_token, "packed", objectives.logits_alone(next_token, CPU), CPU)
 
 
-def test_attention_that_mixes_the_examples_of_a_second_row_is_found(next_token: objectives.NextToken) -> None:
+def test_attention_that_mixes_the_examples_of_a_row_is_found(next_token: objectives.NextToken) -> None:
     def forward(batch: Batch, *, probe: bool) -> Any:
-        if len(batch.input_ids) == 1:
-            return next_token(batch, probe=probe)
         places = torch.arange(batch.input_ids.shape[1]).expand_as(batch.position_ids)  # as one text a row
         return next_token(replace(batch, position_ids=places), probe=probe)
 
-    with torch.no_grad():
-        assert not objectives.packing_is_safe(forward, torch.device("cpu"))
+    alone = objectives.logits_alone(forward, CPU)
+
+    assert not objectives.keeps_apart(forward, "packed", alone, CPU)
 
 
 def _loss_and_gradients(objective: objectives.NextToken, batch: Batch) -> tuple[float, dict[str, torch.Tensor]]:

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
 
+from trainers.data.packing import Layout
 from trainers.data.prepare import Sample
 
 NO_TARGET = -100
@@ -13,9 +15,9 @@ NO_TARGET = -100
 
 @dataclass
 class Batch:
-    """One forward pass of one worker: R rows of W tokens.
+    """One forward pass of one worker: R rows of W tokens, or one of all its tokens where rows lie one behind the other.
 
-    Packed rows hold several examples whose position ids start again at 0, which is how attention tells them apart; they need no mask.
+    Where a row holds several examples their position ids start again at 0, which is how attention tells them apart without a mask.
     `weight` is 0 for a dummy, which makes the collective calls of a pass and teaches nothing.
     """
 
@@ -24,10 +26,12 @@ class Batch:
     position_ids: torch.Tensor
     """(R, W) int64"""
     attention_mask: torch.Tensor | None
-    """(R, W) int64, 1 for a token; None for packed rows"""
+    """(R, W) int64, 1 for a token; None but for rows of an example each"""
     targets: torch.Tensor
     """(R, W) int64, the token each position should predict, or NO_TARGET; for classify (R,), the class of each row"""
     weight: float = 1.0
+    blocks: torch.Tensor | None = None
+    """(1, 1, B, 2) int32, on the CPU: of rows that lie one behind the other, how many are how wide; see trainers.attention"""
 
     def to(self, device: torch.device) -> "Batch":
         if device.type == "cpu":
@@ -37,26 +41,38 @@ class Batch:
             return tensor.pin_memory().to(device, non_blocking=True)
 
         mask = None if self.attention_mask is None else move(self.attention_mask)
-        return Batch(move(self.input_ids), move(self.position_ids), mask, move(self.targets), self.weight)
+        return Batch(move(self.input_ids), move(self.position_ids), mask, move(self.targets), self.weight, self.blocks)
 
 
-def collate(rows: Sequence[Sequence[Sample]], *, packed: bool, classify: bool, pad_id: int, weight: float = 1.0) -> Batch:
-    """Tensors from rows of samples; without packing each row is one sample, padded on the right."""
-    width = max(sum(len(sample.ids) for sample in row) for row in rows)
-    ids = np.full((len(rows), width), pad_id, dtype=np.int64)
-    positions = np.zeros((len(rows), width), dtype=np.int64)
-    targets = np.full((len(rows), width), NO_TARGET, dtype=np.int64)
-    mask = np.zeros((len(rows), width), dtype=np.int64)
-    for number, row in enumerate(rows):
-        start = 0
+def collate(
+    rows: Sequence[Sequence[Sample]],
+    *,
+    layout: Layout,
+    classify: bool,
+    pad_id: int,
+    widths: Sequence[int] | None = None,
+    weight: float = 1.0,
+) -> Batch:
+    """Tensors from rows of samples, padded on the right to these widths, by default that of the widest."""
+    lengths = [sum(len(sample.ids) for sample in row) for row in rows]
+    widths = [max(lengths)] * len(rows) if widths is None else widths
+    *begins, total = np.cumsum([0, *widths])
+    ids = np.full(total, pad_id, dtype=np.int64)
+    positions = np.zeros(total, dtype=np.int64)
+    targets = np.full(total, NO_TARGET, dtype=np.int64)
+    mask = np.zeros(total, dtype=np.int64)
+    for start, row in zip(begins, rows, strict=True):
         for sample in row:
             end = start + len(sample.ids)
-            ids[number, start:end] = sample.ids
-            positions[number, start:end] = np.arange(len(sample.ids))
-            targets[number, start : end - 1] = np.where(sample.learnt[1:], sample.ids[1:], NO_TARGET)
-            mask[number, start:end] = 1
+            ids[start:end] = sample.ids
+            positions[start:end] = np.arange(len(sample.ids))
+            targets[start : end - 1] = np.where(sample.learnt[1:], sample.ids[1:], NO_TARGET)
+            mask[start:end] = 1
             start = end
+    in_one = layout in ("blocks", "ragged")
+    shape = (1, total) if in_one else (len(rows), widths[0])
+    tensors = [torch.from_numpy(array).view(shape) for array in (ids, positions, mask, targets)]
     if classify:
-        targets = np.array([row[0].label for row in rows], dtype=np.int64)
-    tensors = [torch.from_numpy(array) for array in (ids, positions, mask, targets)]
-    return Batch(tensors[0], tensors[1], None if packed else tensors[2], tensors[3], weight)
+        tensors[3] = torch.tensor([row[0].label for row in rows])
+    blocks = torch.tensor([[[(len(list(same)), width) for width, same in groupby(widths)]]], dtype=torch.int32) if in_one else None
+    return Batch(tensors[0], tensors[1], tensors[2] if layout == "padded" else None, tensors[3], weight, blocks)

@@ -5,46 +5,115 @@ Every worker gets the same number of micro-batches (short ones are padded with d
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-MicroBatch = list[list[int]]
-"""Rows of a forward pass; each row holds the places (in the batch) of the examples packed into it, one if packing is off."""
+Layout = Literal["padded", "packed", "blocks", "ragged"]
+"""How the rows of a pass lie, and what is in them.
+
+`padded`: an example in each; `packed`: as many as fit, kept apart by a dense mask. Both are all as wide as the widest. In the other two the
+rows lie one behind the other in one, an example in each (see trainers.attention): `ragged` without padding, for kernels that take rows of
+any width; `blocks` in blocks of one width, for those that do not.
+"""
 
 _ROW_COUNTS_TRIED = 12
+_BLOCK_TOKENS = 4
+"""What a block of its own costs, in tokens: the calls of attention that it takes in every layer."""
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """A forward pass: which examples (places in the batch) each row holds, and its width in tokens, padding included; no rows: a dummy."""
+
+    rows: list[list[int]]
+    widths: list[int]
+
+    @property
+    def tokens(self) -> int:
+        return sum(self.widths)
+
+
+_DUMMY = MicroBatch([], [])
 
 
 @dataclass(frozen=True)
 class Placement:
-    """micro_batches[rank][i] is what a worker computes in its i-th forward pass of the step; an empty list is a dummy."""
+    """micro_batches[rank][i] is what a worker computes in its i-th forward pass of the step."""
 
     micro_batches: list[list[MicroBatch]]
-    padded_tokens: int
-    """Tokens computed over all workers, padding included, dummies not."""
+
+    @property
+    def padded_tokens(self) -> int:
+        """Tokens computed over all workers, padding included, dummies not."""
+        return sum(micro.tokens for mine in self.micro_batches for micro in mine)
 
 
-def place(lengths: Sequence[int] | np.ndarray, *, workers: int, micro_batch_tokens: int, packing: bool, hidden_size: int = 0) -> Placement:
+def place(lengths: Sequence[int] | np.ndarray, *, workers: int, micro_batch_tokens: int, layout: Layout, hidden_size: int = 0) -> Placement:
     """Distribute examples of these lengths (tokens) over workers, at most `micro_batch_tokens` to a forward pass, padding counted.
 
-    With packing, examples share rows. The number of rows is the one that costs least by the count of FLOPs of a decoder with dense masked
-    attention: a row of width w costs about w * (6 * hidden_size + w), so wide rows are worth it when the model is wide. Pass
-    `hidden_size` 0 where attention skips what it masks: then padding alone counts.
+    Where examples share rows, or rows blocks, what costs least is chosen by the count of FLOPs of a decoder: a row of width w costs about
+    w * (6 * hidden_size + w), so wide rows are worth it when the model is wide.
     An example longer than `micro_batch_tokens` gets a forward pass of its own.
     """
     if not len(lengths):
-        return Placement([[[]] for _ in range(workers)], 0)
+        return Placement([[_DUMMY] for _ in range(workers)])
     order = sorted(range(len(lengths)), key=lambda index: -int(lengths[index]))
-    if packing:
+    if layout in ("blocks", "ragged"):
+        return _place_in_one_row(order, lengths, workers, micro_batch_tokens, hidden_size if layout == "blocks" else None)
+    if layout == "packed":
         rows = _pack(order, lengths, workers=workers, micro_batch_tokens=micro_batch_tokens, hidden_size=hidden_size)
     else:
         rows = [[index] for index in order]
     per_worker = [rows[rank::workers] for rank in range(workers)]  # rows come widest first: every worker gets like widths
-    bounds = _cut([_width([row], lengths) for row in per_worker[0]], micro_batch_tokens)
-    micro_batches = [[mine[start:end] for start, end in bounds] for mine in per_worker]
-    padded = sum(len(micro) * _width(micro, lengths) for mine in micro_batches for micro in mine if micro)
-    return Placement(micro_batches, padded)
+    widths = [_width([row], lengths) for row in per_worker[0]]
+    bounds = _cut(widths, fixed=micro_batch_tokens // 64, most=micro_batch_tokens)
+    return Placement([[_even(mine[start:end], lengths) for start, end in bounds] for mine in per_worker])
+
+
+def _even(rows: list[list[int]], lengths: Sequence[int] | np.ndarray) -> MicroBatch:
+    return MicroBatch(rows, [_width(rows, lengths)] * len(rows)) if rows else _DUMMY
+
+
+def _place_in_one_row(
+    order: list[int], lengths: Sequence[int] | np.ndarray, workers: int, micro_batch_tokens: int, hidden_size: int | None
+) -> Placement:
+    """Each worker gets like loads; `hidden_size` None where rows need not be padded."""
+    found = []
+    for share in _balance(order, lengths, workers):
+        widths = [int(lengths[index]) for index in share]
+        found.append(_fill(share, widths if hidden_size is None else _in_blocks(widths, hidden_size), micro_batch_tokens))
+    passes = max(len(mine) for mine in found)
+    return Placement([mine + [_DUMMY] * (passes - len(mine)) for mine in found])
+
+
+def _in_blocks(lengths: list[int], hidden_size: int) -> list[int]:
+    """The widths of rows of these lengths, longest first, in blocks that together cost least."""
+    token = 6 * hidden_size
+    blocks = _cut(lengths, fixed=_BLOCK_TOKENS * token, each=lambda width: width * (token + width))
+    return [lengths[start] for start, end in blocks for _ in range(start, end)]
+
+
+def _fill(share: list[int], widths: list[int], micro_batch_tokens: int) -> list[MicroBatch]:
+    """Rows in their order, as many to a pass as it takes, and an empty row where that makes its tokens a number that comes again."""
+    passes: list[MicroBatch] = []
+    for index, width in zip(share, widths, strict=True):
+        if not passes or passes[-1].tokens + width > micro_batch_tokens:
+            passes.append(MicroBatch([], []))
+        passes[-1].rows.append([index])
+        passes[-1].widths.append(width)
+    for micro in passes:
+        if (total := _common(micro.tokens)) <= micro_batch_tokens and total > micro.tokens:
+            micro.rows.append([])
+            micro.widths.append(total - micro.tokens)
+    return passes or [_DUMMY]
+
+
+def _common(tokens: int) -> int:
+    """The next of the 16 numbers between two powers of two: of a few sizes memory is used again, and kernels need not be made anew."""
+    return _round_up(tokens, 1 << max(0, tokens.bit_length() - 5))
 
 
 def _pack(
@@ -71,17 +140,19 @@ def _balance(order: list[int], lengths: Sequence[int] | np.ndarray, count: int) 
     return sorted(rows, key=lambda row: -sum(int(lengths[i]) for i in row))
 
 
-def _cut(widths: list[int], micro_batch_tokens: int) -> list[tuple[int, int]]:
-    """Where to cut rows, widest first, into micro-batches so that padding and the number of passes together cost least.
+def _cut(widths: list[int], *, fixed: float, most: int | None = None, each: Callable[[int], float] = float) -> list[tuple[int, int]]:
+    """Where to cut rows, widest first, into parts as wide as their widest row, so that all together costs least.
 
-    A pass is reckoned to cost, besides its tokens, as much as 1/64 of a full one. Solved exactly, from the narrowest row backwards.
+    A part costs `fixed` and, for each row, what `each` says of its width; it has at most `most` tokens, or one row. Solved exactly, from
+    the narrowest row backwards.
     """
-    count, pass_cost = len(widths), micro_batch_tokens // 64
+    count = len(widths)
     best = np.zeros(count + 1)
     end_of = np.zeros(count, dtype=np.int64)
     for start in range(count - 1, -1, -1):
-        ends = np.arange(start + 1, min(count, start + max(1, micro_batch_tokens // widths[start])) + 1)
-        costs = (ends - start) * widths[start] + pass_cost + best[ends]
+        room = count - start if most is None else max(1, most // widths[start])
+        ends = np.arange(start + 1, min(count, start + room) + 1)
+        costs = (ends - start) * each(widths[start]) + fixed + best[ends]
         choice = int(np.argmin(costs))
         best[start], end_of[start] = costs[choice], ends[choice]
     bounds, start = [], 0
@@ -97,7 +168,7 @@ def _width(rows: list[list[int]], lengths: Sequence[int] | np.ndarray) -> int:
 
 def _cost(rows: list[list[int]], lengths: Sequence[int] | np.ndarray, hidden_size: int) -> float:
     width = _width(rows, lengths)
-    return len(rows) * width * (6 * hidden_size + width if hidden_size else 1)
+    return len(rows) * width * (6 * hidden_size + width)
 
 
 def _round_up(value: int, multiple: int) -> int:

@@ -74,9 +74,9 @@ def test_the_workers_together_compute_the_batch_whatever_their_number(workers: i
     sampler, lengths = Sampler(100, 16, seed=0, epochs=1), np.random.default_rng(0).integers(5, 60, 100)
     indices = sampler.batch(2)
 
-    placement = place(lengths[indices], workers=workers, micro_batch_tokens=128, packing=True)
+    placement = place(lengths[indices], workers=workers, micro_batch_tokens=128, layout="packed")
 
-    computed = [int(indices[place]) for mine in placement.micro_batches for micro in mine for row in micro for place in row]
+    computed = [int(indices[place]) for mine in placement.micro_batches for micro in mine for row in micro.rows for place in row]
     assert sorted(computed) == sorted(indices)
 
 
