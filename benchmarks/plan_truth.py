@@ -42,6 +42,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 from transformers import AutoModelForCausalLM
 
+from trainers.attention import use_blocks
 from trainers.config import SHAPES, TrainConfig, validate
 from trainers.cpu import fast_products
 from trainers.data.batches import Batch
@@ -105,6 +106,7 @@ def build(config: TrainConfig) -> NextToken:
     """The objective as a worker makes it, with random weights, 4-bit ones emulated."""
     base = AutoModelForCausalLM.from_config(load_model_config(config.model), dtype=DTYPES[config.model.dtype])
     base.new_layers, base.new_tokens = [], []
+    use_blocks(base)
     if config.model.quantization == "nf4":
         for linear in [module for block in decoder_blocks(base) for module in block.modules() if type(module) is nn.Linear]:
             pack(linear)
@@ -165,10 +167,9 @@ def _tracked(config: TrainConfig, row: int) -> float:
         tracker = MemTracker()
         tracker.track_external(objective)
         ids = torch.zeros(1, row, dtype=torch.long)
-        mask = torch.ones(1, 1, row, row, dtype=torch.bool)
         with tracker:
             for _ in range(2):
-                hidden = objective._body[0](input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+                hidden = objective._body[0](input_ids=ids, use_cache=False).last_hidden_state
                 objective.summed_loss(hidden.flatten(0, 1), torch.zeros(row, dtype=torch.long)).backward()
                 del hidden
                 tracker.reset_mod_stats()
@@ -226,12 +227,13 @@ def _train(environment: dict[str, str], config: TrainConfig) -> float:
         engine.train()
         row, tokens = config.data.max_length, config.train.micro_batch_tokens
         assert isinstance(row, int) and isinstance(tokens, int)
-        ids = torch.randint(0, 1000, (tokens // row, row), device=world.device)
-        halves = torch.arange(row // 2, device=world.device).repeat(2).expand_as(ids)  # two examples in a row: attention gets its mask
+        ids = torch.randint(0, 1000, (1, tokens), device=world.device)
+        positions = torch.arange(row, device=world.device).repeat(tokens // row)[None]
+        batch = Batch(ids, positions, None, ids, blocks=torch.tensor([[[(tokens // row, row)]]], dtype=torch.int32))
         _forget_height(cuda)
         for _ in range(2):
             for _ in range(2):
-                engine.backward(engine(Batch(ids, halves, None, ids))[0] / tokens)
+                engine.backward(engine(batch)[0] / tokens)
             engine.step(1e-5)
         height = torch.cuda.max_memory_allocated() if cuda else _resident("VmHWM")
     dist.destroy_process_group()

@@ -4,6 +4,7 @@ and memory that does not go back to the kernel after every step.
 
 import contextlib
 import ctypes
+import os
 from collections.abc import Iterator
 from functools import cache
 
@@ -19,10 +20,11 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 def keep_memory() -> None:
     """Let glibc keep the memory that a step gives back for the next one, which would else be cleared anew by the kernel, page by page.
 
-    Arrays of more than 32 MiB, the most that glibc itself would take from its heap, still come from the kernel and go back to it.
+    Arrays of more than 32 MiB, the most that glibc itself would take from its heap, still come from the kernel and go back to it. Where the
+    environment says how (MALLOC_TRIM_THRESHOLD_ and its like), it stays at that.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None and not torch.cuda.is_available():
+    if mallopt is not None and not torch.cuda.is_available() and not any(name.startswith("MALLOC_") for name in os.environ):
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(_MMAP_THRESHOLD, 32 * 2**20)
 
