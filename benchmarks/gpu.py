@@ -5,6 +5,7 @@
     lora      Llama-3.1-8B's shape, LoRA of rank 16 on all linear layers      private   the same, each row a unit: clipped, noised, AES
     nf4       the same on a base model in nf4 with double quantisation        Trainer   the same by Hugging Face's Trainer with PEFT
     full      Llama-3.2-3B's shape, all weights                               TRL       the same by TRL's SFTTrainer
+    short     as lora, of documents an eighth as long, packed                 dense     the same with a mask: model.attention: sdpa
 
 Weights are random, in bfloat16; rows are 4096 random tokens, each one document, as many a step as `--rows`, in one pass; no activation
 checkpointing. Each case is a process of its own: the median of so many steps after three, until the GPU has finished. Memory is the
@@ -42,7 +43,9 @@ WARM_UP = 3
 CASE_SECONDS = 540
 PACKAGES = ("torch", "deepspeed", "transformers", "peft", "bitsandbytes", "trl")
 CASES = {"lora": "llama-3.1-8b", "private": "llama-3.1-8b", "nf4": "llama-3.1-8b", "full": "llama-3.2-3b", "Trainer": "llama-3.1-8b",
-         "TRL": "llama-3.1-8b"}  # fmt: skip
+         "TRL": "llama-3.1-8b", "short": "llama-3.1-8b", "dense": "llama-3.1-8b"}  # fmt: skip
+SWITCHES = {"nf4": {"quantization": "nf4"}, "dense": {"attention": "sdpa"}}
+"""In the job's model, by case"""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,11 @@ class Terms:
     def length(self) -> int:
         return 64 if self.tiny else 4096
 
+    @property
+    def parts(self) -> int:
+        """Documents that share a row."""
+        return 8 if self.case in ("short", "dense") else 1
+
     def model(self, folder: Path) -> dict[str, Any]:
         """As a job file has it."""
         if self.tiny:
@@ -65,16 +73,16 @@ class Terms:
         return {"shape": CASES[self.case], "dtype": "bfloat16"}
 
     def job(self, folder: Path) -> dict[str, Any]:
-        count = self.rows
+        count = self.rows * self.parts
         promise = {"noise_multiplier": 1.0, "delta": 0.1 / count, "clip_norm": 0.1, "unit": "record", "units": count, "ledger": "none"}
         return {
             "name": self.case,
             "task": "sft",
-            "model": self.model(folder) | ({"quantization": "nf4"} if self.case == "nf4" else {}),
+            "model": self.model(folder) | SWITCHES.get(self.case, {}),
             "method": "full" if self.case == "full" else {"lora": {"rank": RANK, "alpha": ALPHA}},
-            "data": {"train": "generated", "max_length": self.length, "packing": False},
+            "data": {"train": "generated", "max_length": self.length // self.parts},
             "train": {
-                "max_steps": 10**6, "global_batch_size": count, "micro_batch_tokens": count * self.length, "learning_rate": 1e-4,
+                "max_steps": 10**6, "global_batch_size": count, "micro_batch_tokens": self.rows * self.length, "learning_rate": 1e-4,
                 "activation_checkpointing": False,
             },
             "zero": 1,

@@ -67,7 +67,7 @@ class Footprint:
     row: int
     """Tokens"""
     mask: int
-    """Bytes for all blocks together of the mask of row x row that sdpa gets for packed and for padded rows; 0 with flash_attention_2"""
+    """Bytes for all blocks together of the mask of row x row that sdpa gets; 0 where attention goes over each example by itself"""
     mask_block: int
     """Bytes each block keeps of it: as numbers, with the other inputs of attention"""
     kept_first: int

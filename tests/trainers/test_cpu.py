@@ -1,7 +1,25 @@
+import os
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from trainers import cpu
+
+_FAULTS = """
+import resource, torch
+from trainers import cpu
+{call}
+def step():
+    kept = [torch.ones(2**20 + 2**16 * i) for i in range(8)]
+    return sum(float(each[-1]) for each in kept)
+for _ in range(5): step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5): step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
 
 
 def _settings() -> tuple[str, bool]:
@@ -39,3 +57,18 @@ def test_where_products_would_be_rounded_nothing_changes(monkeypatch: pytest.Mon
 
     with cpu.fast_products(longest=100):
         assert _settings() == before
+
+
+def _page_faults(call: str, **environment: str) -> int:
+    """Of five steps that allocate and free 35 MB each, in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", _FAULTS.format(call=call)], capture_output=True, text=True, check=True, env={**os.environ, **environment}
+    )
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the memory allocator of glibc")
+def test_memory_is_used_again_by_the_next_step() -> None:
+    assert _page_faults("cpu.keep_memory()") < 100
+    assert _page_faults("pass") > 5000
+    assert _page_faults("cpu.keep_memory()", MALLOC_TRIM_THRESHOLD_="131072") > 5000  # as the environment asks
