@@ -11,11 +11,11 @@ of a peer falls into a timed step.
 
 Every contender is tried in several set-ups and goes on with its fastest. Peers begin with two processes of one thread and all sampling
 strategies Trainer has; the best of them is tried with one process of two threads; the best of those in torch's `medium` precision, where
-that leaves float32 products exact and oneDNN computes them. To tell our loop from the switches of torch that our worker sets by itself on a
-CPU (trainers/cpu.py), the fastest peer takes part once more with the same switches, marked +. Then all take turns of a few steps, round
-after round, each in processes of its own, which wait, blocked, while it is not their turn. Time is taken outside of them, here: from the
-word to go until the last process has finished its last step. Tokens are counted at the door of the model, padding not. A turn during which
-other programs had more than a tenth of the processors is done again, as long as the case's --patience (seconds) lasts.
+that leaves float32 products exact and oneDNN computes them. To tell our loop from what our worker sets by itself on a CPU (trainers/cpu.py:
+two switches of torch, one of the allocator), the fastest peer takes part once more with the same settings, marked +. Then all take turns of
+a few steps, round after round, each in processes of its own, which wait, blocked, while it is not their turn. Time is taken outside of
+them, here: from the word to go until the last process has finished its last step. Tokens are counted at the door of the model, padding not.
+A turn during which other programs had more than a tenth of the processors is done again, as long as the case's --patience (seconds) lasts.
 
 A case is `lora`, as above, or `lora-N` and `qlora-N`: nobody chooses, all have N processes; qlora is on a base model in nf4 with double
 quantisation. Cases are added to OUT as they come; one that is there is not run again.
@@ -451,7 +451,7 @@ def _choose(name: str, choice: Choice, workers: int | None, quantized: bool) -> 
     return choice.attempt([replace(best.set_up, precision="medium")])
 
 
-def _with_our_switches(choices: dict[str, Choice], again: Choice) -> list[Contender]:
+def _with_our_settings(choices: dict[str, Choice], again: Choice) -> list[Contender]:
     from trainers.cpu import onednn_is_exact
 
     fastest = max((choice for name, choice in choices.items() if name != "ours"), key=lambda choice: choice.speed)
@@ -474,7 +474,7 @@ def _rounds(contenders: list[Contender], steps: int) -> list[dict[str, Any]]:
 
 
 def _ratio(speeds: dict[str, float], *, switched: bool) -> float:
-    """Ours over the fastest peer as it comes, or over the one that was given our switches."""
+    """Ours over the fastest peer as it comes, or over the one that was given our settings."""
     return speeds["ours"] / max(speed for name, speed in speeds.items() if name != "ours" and name.endswith("+") == switched)
 
 
@@ -517,7 +517,7 @@ def _print(contenders: list[Contender], summaries: list[dict[str, Any]], rounds:
     for switched in [False] + [True] * any(title.endswith("+") for title in overall):
         ratios = [_ratio(r["speeds"], switched=switched) for r in rounds]
         print(
-            f"ours / {'the same with our switches' if switched else 'fastest peer'}: {_ratio(overall, switched=switched):.2f}, "
+            f"ours / {'the same with our settings' if switched else 'fastest peer'}: {_ratio(overall, switched=switched):.2f}, "
             f"by round {' '.join(f'{ratio:.2f}' for ratio in ratios)}"
         )
 
@@ -594,7 +594,7 @@ def _run(case: str, folder: Path, arguments: argparse.Namespace) -> dict[str, An
     patience = Patience(arguments.patience)
     choices = {name: Choice(folder, arguments.loss, patience) for name in NAMES}
     contenders = [_choose(name, choice, workers, quantized) for name, choice in choices.items()]
-    contenders += _with_our_switches(choices, Choice(folder, arguments.loss, patience))
+    contenders += _with_our_settings(choices, Choice(folder, arguments.loss, patience))
     rounds = _rounds(contenders, arguments.steps)
     for contender in contenders:
         contender.stop()

@@ -127,7 +127,7 @@ class DataConfig(Part):
     over_length: Literal["bad_row", "truncate"] = "bad_row"
     on_bad_row: Literal["error", "skip"] = "error"
     packing: bool | Auto = "auto"
-    """Several examples in one row, kept apart by block-diagonal attention and position ids that start again."""
+    """Several examples in one row, kept apart: position ids start again, and attention goes over each by itself."""
 
     @model_validator(mode="before")
     @classmethod
