@@ -24,6 +24,7 @@ from privacy.dp_lora import UnitGradients
 from trainers.attention import later_tokens, use_blocks
 from trainers.by_unit import gradients_by_unit, to_float32
 from trainers.config import LoraMethod, Method, TrainConfig
+from trainers.cpu import SHORT
 from trainers.lora import fuse_updates
 from trainers.memory import PERSISTENT, Footprint
 from trainers.model import add_adapters, decoder_blocks, freeze_tables, load_model_config, on_meta
@@ -31,8 +32,6 @@ from trainers.objectives import NextToken, logits_chunk
 
 Device = Literal["cuda", "cpu"]
 
-_PLAIN_ROW = 512
-"""Tokens up to which a CPU computes attention with the plain kernel, which keeps every score (trainers.cpu)."""
 _WITHOUT_MASK = "without_mask"
 """A kind of attention for which transformers makes no mask, as for flash_attention_2, which need not be installed here."""
 AttentionInterface.register(_WITHOUT_MASK, sdpa_attention_forward)
@@ -66,7 +65,7 @@ def _measure(config: TrainConfig, device: Device) -> Footprint:
     layers = load_model_config(config.model).get_text_config().num_hidden_layers
     one, two = Cut(config, 1), Cut(config, 2)
     dense = config.model.attention != "flash_attention_2" and not two.in_blocks
-    plain = device == "cpu" and row <= _PLAIN_ROW
+    plain = device == "cpu" and row <= SHORT  # where scores are kept
     options: dict[str, Any] = {"row": row, "dense": dense, "plain": plain}
     kept, kept_two = (cut.run(rows=_FEW, **options)[0] // _FEW for cut in (one, two))
     backward, backward_fixed = _line([two.run(rows=rows, **options)[1] for rows in (_FEW, _MANY)])

@@ -276,8 +276,8 @@ def _decide_layout(config: TrainConfig, engine: Engine, base: Any, world: World)
     else:
         engine.train(False)
         alone = objectives.logits_alone(engine, world.device)
-        tried = (layout for layout in _layouts(config, base, world) if objectives.keeps_apart(engine, layout, alone, world.device))
-        found = next(tried, "padded")
+        found = next((each for each in _layouts(config, base, world)
+                      if all(world.gather(objectives.keeps_apart(engine, each, alone, world.device)))), "padded")  # fmt: skip
         engine.train()
         if found == "padded" and config.data.packing is True:
             raise ConfigError("data.packing: true, but this model's attention lets packed examples see each other",
@@ -295,7 +295,7 @@ _WHY: dict[Layout, str] = {
 
 
 def _layouts(config: TrainConfig, base: Any, world: World) -> Iterator[Layout]:
-    """Ways to pack, the fastest first; the model's attention is made to fit the one that was given last."""
+    """Ways to pack, the fastest first, the same on all workers; the model's attention is made to fit the one that was given last."""
     if config.data.packing is False:
         return
     if config.model.attention == "flash_attention_2":
@@ -303,7 +303,8 @@ def _layouts(config: TrainConfig, base: Any, world: World) -> Iterator[Layout]:
         return
     if config.model.attention == "auto" and use_blocks(base):
         head = getattr(text := base.config.get_text_config(), "head_dim", None) or text.hidden_size // text.num_attention_heads
-        yield "ragged" if world.device.type == "cuda" and kernel_is_right(base.dtype, head) else "blocks"
+        right = world.gather(world.device.type == "cuda" and kernel_is_right(base.dtype, head))
+        yield "ragged" if all(right) else "blocks"
         leave_blocks(base)
     yield "packed"
 
