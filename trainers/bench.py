@@ -78,8 +78,9 @@ def _measure(config: TrainConfig, folder: Path, world: World, steps: int) -> dic
     with fast_products(longest=int(run.train.lengths.max())), watched(run), contextlib.closing(works(run, 0)) as upcoming:
         _timed(run, upcoming, range(WARM_UP))
         times, waits = _timed(run, upcoming, range(WARM_UP, WARM_UP + steps))
+        peak, reserved = peak_memory(world), _reserved(world)  # the profiler has memory of its own
         share = _communication_share(run, upcoming, range(WARM_UP + steps, WARM_UP + steps + PROFILED))
-    mine: dict[str, Any] = {"times": times, "waits": waits, "share": share, "peak": peak_memory(world), "reserved": _reserved(world)}
+    mine: dict[str, Any] = {"times": times, "waits": waits, "share": share, "peak": peak, "reserved": reserved}
     every = world.gather(mine)
     if not world.is_main:
         return None

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch.nn.functional import log_softmax
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedTokenizerBase
 
 from trainers.config import DataConfig, Task
 from trainers.data.batches import Batch, collate
@@ -160,15 +162,16 @@ def answers(
     found = [Answer("", 0.0, False)] * len(prompts)
     for start in range(0, len(order), 16):
         places = order[start : start + 16]
-        inputs = tokenizer([prompts[place] for place in places], padding=True, padding_side="left", add_special_tokens=False,
-                           return_tensors="pt", return_token_type_ids=False).to(loaded.base.device)  # fmt: skip
-        room = max(1, min(max_new_tokens, places_known - inputs["input_ids"].shape[1]))
+        rows = [torch.tensor(prompt_ids(tokenizer, prompts[place]), device=loaded.base.device) for place in places]
+        ids = pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id, padding_side="left")
+        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")
+        room = max(1, min(max_new_tokens, places_known - ids.shape[1]))
         with torch.inference_mode():
             output = loaded.base.generate(
-                **inputs, max_new_tokens=room, do_sample=False, pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=stops.tolist(), output_logits=True, return_dict_in_generate=True,
+                input_ids=ids, attention_mask=mask, max_new_tokens=room, do_sample=False,
+                pad_token_id=tokenizer.pad_token_id, eos_token_id=stops.tolist(), output_logits=True, return_dict_in_generate=True,
             )  # fmt: skip
-        written = output.sequences[:, inputs["input_ids"].shape[1] :]
+        written = output.sequences[:, ids.shape[1] :]
         chances = torch.stack([log_softmax(step.float(), -1) for step in output.logits], 1).gather(2, written[..., None])[..., 0]
         real = written != tokenizer.pad_token_id
         real[:, 0] = True
@@ -178,6 +181,13 @@ def answers(
             found[place] = Answer(tokenizer.decode(ids, skip_special_tokens=True).strip(), float(mean.exp()), not end)
         progress(min(start + 16, len(order)), len(order))
     return found
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """A rendered prompt as it is in training, where most tokenizers join a space at its end to the first word of the answer."""
+    joined = f"{prompt}a" if prompt.endswith(" ") and prompt.strip() else prompt
+    encoded = tokenizer(joined, add_special_tokens=False, return_offsets_mapping=True)
+    return [token for token, (_, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True) if end <= len(prompt)]
 
 
 def _places(loaded: Loaded) -> int:

@@ -12,7 +12,18 @@ from tests import helpers
 from trainers.config import DataConfig, ModelConfig
 from trainers.data.masking import encode
 from trainers.errors import DataError
-from trainers.evaluate import Item, answers, chat_prompt, class_probabilities, prompt_of, read_items, score, summarise, summarise_by
+from trainers.evaluate import (
+    Item,
+    answers,
+    chat_prompt,
+    class_probabilities,
+    prompt_ids,
+    prompt_of,
+    read_items,
+    score,
+    summarise,
+    summarise_by,
+)
 from trainers.model import Loaded, load_base, load_tokenizer
 
 LABELS = ["lost card", "card fee", "loan"]
@@ -114,10 +125,12 @@ def test_written_answers_are_the_greedy_ones_alone_or_together(loaded: Loaded) -
 
 
 def test_a_prompt_begins_as_the_examples_did_that_were_trained_on(loaded: Loaded, tmp_path: Path) -> None:
-    for row in ({"prompt": "Dear", "completion": " bank"}, _chat("My card?", "Yes.")):
+    space = loaded.tokenizer(" ", add_special_tokens=False)["input_ids"]
+    for row in ({"prompt": "Dear", "completion": " bank"}, {"prompt": "Dear ", "completion": "bank"}, _chat("My card?", "Yes.")):
         (item,) = _read(tmp_path, [row])
         ((example,),) = encode([item.content], loaded.tokenizer, max_length=256, truncate=False)
-        prompt = loaded.tokenizer(prompt_of(item.content, loaded), add_special_tokens=False)["input_ids"]
+        prompt = prompt_ids(loaded.tokenizer, prompt_of(item.content, loaded))
+        assert prompt[-1:] != space
         assert prompt == example.ids[: example.learnt.index(True)] and prompt.count(loaded.tokenizer.bos_token_id) == 1
 
 
@@ -125,8 +138,8 @@ def test_no_answer_goes_on_where_the_model_has_no_places_left(loaded: Loaded, mo
     asked: list[int] = []
     generate = loaded.base.generate
     monkeypatch.setattr(loaded.base, "generate", lambda **options: asked.append(options["max_new_tokens"]) or generate(**options))
-    answers(loaded, ["fee " * 100], max_new_tokens=1000)
-    assert asked == [256 - len(loaded.tokenizer("fee " * 100, add_special_tokens=False)["input_ids"])]
+    answers(loaded, ["fee" * 100], max_new_tokens=1000)
+    assert asked == [256 - len(loaded.tokenizer("fee" * 100, add_special_tokens=False)["input_ids"])]
 
 
 def test_answers_are_written_as_long_as_their_references_and_those_that_were_cut_are_counted(loaded: Loaded, tmp_path: Path) -> None:
