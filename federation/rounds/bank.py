@@ -16,7 +16,7 @@ It has no memory but its folder, and may be killed at any moment: asked the same
     record.jsonl      every decision: record.py. What was answered is read off it
     attempt/live      the invitation that was accepted last, and what was reserved for it
     attempt/vector    what was contributed to it, where secure aggregation is off
-    starts/RUN/R.A    what round R starts from, by the sum of attempt A at the round before
+    starts/           what the sums that it was sent have made of the adapter: starts.py
     errors.log        what went wrong, whole
 
 Of training that a crash cut off, the steps are done that are reserved and not charged; a finished update is kept by the training job until
@@ -33,14 +33,14 @@ import random
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Self
 
 import numpy as np
-from safetensors.numpy import load, save
+from safetensors.numpy import load
 
 from federation import policy
 from federation.config import BankConfig, TrainingConfig
@@ -55,6 +55,7 @@ from federation.rounds.budget import RoundBudget, check_run, plan_round, price, 
 from federation.rounds.letters import Close, Invitation, Next
 from federation.rounds.local import Task, Train
 from federation.rounds.offer import Declined, rule
+from federation.rounds.starts import Starts
 from privacy import disk
 from privacy.errors import (
     Aborted,
@@ -69,7 +70,7 @@ from privacy.errors import (
 )
 from privacy.ledger import Ledger
 from privacy.secagg.client import Client
-from privacy.secagg.codec import Buffer, decode, encode
+from privacy.secagg.codec import Buffer
 from privacy.secagg.messages import Header, Inbox, Message, Sum
 from privacy.secagg.vault import Vault
 
@@ -97,14 +98,6 @@ class _Attempt:
         self.header = invitation.header(roster, self.layout)
 
 
-@dataclass(frozen=True)
-class _Start:
-    """What a round starts from: an adapter in safetensors, the server's momentum in float32."""
-
-    adapter: memoryview
-    velocity: memoryview
-
-
 class Bank:
     """An open one; to be closed, or used in a `with`."""
 
@@ -122,9 +115,9 @@ class Bank:
         self._folder, self._home, self._read_config, self._base_model = folder, Home(folder), read_config, base_model
         self._train, self._now = train, now
         self._record = folder / "record.jsonl"
-        for name in ("attempt", "starts"):
-            with translated(folder / name):
-                (folder / name).mkdir(mode=0o700, exist_ok=True)
+        self._starts = Starts(folder / "starts")
+        with translated(folder / "attempt"):
+            (folder / "attempt").mkdir(mode=0o700, exist_ok=True)
         self._name = read_config().bank
         self._vault = Vault(folder / "vault", self._name)
         self._attempt: _Attempt | None = None
@@ -188,13 +181,13 @@ class Bank:
             raise Declined("base_model", training.base_model.sha256, self._base_model)
         adapter = load(bytes(body))
         self._check_before(invitation)
-        layout, start = Layout.of(adapter, training.aggregation.method), self._start(invitation)
+        layout, start = Layout.of(adapter, training.aggregation.method), self._starts.of(invitation)
         offer.check_adapter(invitation, layout, adapter, load(bytes(start.adapter)) if start else None)
         if training.secure_aggregation:
             offer.check_session(invitation, layout, roster, config)
         if budget:
             budget, epsilon = self._reserve(budget, invitation, config)
-        accepted = _Accepted(budget=budget, epsilon=epsilon, compared=self._compared(invitation, start))
+        accepted = _Accepted(budget=budget, epsilon=epsilon, compared=self._starts.compared(invitation))
         disk.write(self._live, [letters.seal(accepted, request)])
         self._attempt = self._read_live()
 
@@ -317,20 +310,14 @@ class Bank:
         """Keep what the sum, if the bank has been sent one, makes of the adapter."""
         attempt, client = self._current, self._client
         invitation, training, layout = attempt.invitation, attempt.invitation.training, attempt.layout
-        if client.exchange <= Sum.exchange or invitation.kind == "evaluate" or (velocity := self._velocity(attempt)) is None:
+        velocity = self._starts.velocity(invitation, layout)
+        if client.exchange <= Sum.exchange or invitation.kind == "evaluate" or velocity is None:
             return
         try:
             delta = mean(layout, client.total(), training.encoding.clip).delta
         except (AdapterError, PlanError):  # a sum that says nothing, or that a larger roster's encoding cannot read any more
             return
-        state = advance(layout, State(attempt.adapter, velocity), delta, training.aggregation.momentum)
-        folder = self._folder / "starts" / invitation.run
-        folder.mkdir(mode=0o700, exist_ok=True)
-        start = _Start(memoryview(save(dict(state.adapter))), state.velocity.data.cast("B"))
-        disk.write(folder / f"{invitation.round + 1}.{invitation.attempt}", encode(start, _Start))
-        for path in folder.iterdir():
-            if int(path.name.split(".")[0]) < invitation.round:
-                path.unlink()
+        self._starts.keep(invitation, advance(layout, State(attempt.adapter, velocity), delta, training.aggregation.momentum))
 
     def _check_before(self, invitation: Invitation) -> None:
         """Declined where this bank was told that another attempt at the round before was the one that counts."""
@@ -339,36 +326,6 @@ class Bank:
         closed = [each.attempt for each in noted if each.asked.get("letter") == "close" and each.asked.get("model")]
         if closed and invitation.before not in closed:
             raise Declined("result", f"what attempt {invitation.before} left", f"attempt {closed[-1]}'s, as this bank was told")
-
-    def _start(self, invitation: Invitation) -> _Start | None:
-        path = self._folder / "starts" / invitation.run / f"{invitation.round}.{invitation.before}"
-        if not path.exists():
-            return None
-        start = decode(path.read_bytes(), _Start)
-        assert isinstance(start, _Start)
-        return start
-
-    def _compared(self, invitation: Invitation, start: _Start | None) -> str:
-        """What the record says of it."""
-        aggregation, folder = invitation.training.aggregation, self._folder / "starts" / invitation.run
-        if invitation.round == 1:
-            return "no: nothing was summed yet"
-        if start is not None:
-            return "with the last sum"
-        if seen := sorted(path.name.split(".")[1] for path in folder.glob(f"{invitation.round}.*")):
-            return f"no: this bank has the sum of attempt {', '.join(seen)}, and was told that attempt {invitation.before} counts"
-        if aggregation.method == "fedsvd" and aggregation.momentum and invitation.round > 2:
-            return "no: with fedsvd the momentum is in a basis that only the coordinator knows"
-        return "no: this bank has not seen the sum before"
-
-    def _velocity(self, attempt: _Attempt) -> Vector | None:
-        """The server's momentum before this round; None where the bank cannot know it."""
-        aggregation = attempt.invitation.training.aggregation
-        if attempt.invitation.round == 1 or not aggregation.momentum:
-            return np.zeros(attempt.layout.length, np.float32)
-        if (start := self._start(attempt.invitation)) is None or aggregation.method == "fedsvd":  # whose basis is the coordinator's
-            return None
-        return np.frombuffer(start.velocity, np.float32)
 
     def _release(self) -> None:
         """Close what is reserved in the ledger for attempts, also where a crash came between reserving and remembering it."""
