@@ -28,6 +28,7 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout that is not installed
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -42,6 +43,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 from transformers import AutoModelForCausalLM
 
+from trainers import attention
 from trainers.attention import use_blocks
 from trainers.config import SHAPES, TrainConfig, validate
 from trainers.cpu import fast_products
@@ -167,9 +169,10 @@ def _tracked(config: TrainConfig, row: int) -> float:
         tracker = MemTracker()
         tracker.track_external(objective)
         ids = torch.zeros(1, row, dtype=torch.long)
-        with tracker:
+        batch = Batch(ids, ids, None, ids, blocks=torch.tensor([[[(1, row)]]], dtype=torch.int32))
+        with tracker, mock.patch.object(attention, "blocks_of", lambda _: ((1, row),)):  # fake tensors have no values to read
             for _ in range(2):
-                hidden = objective._body[0](input_ids=ids, use_cache=False).last_hidden_state
+                hidden = objective._last_hidden(batch)
                 objective.summed_loss(hidden.flatten(0, 1), torch.zeros(row, dtype=torch.long)).backward()
                 del hidden
                 tracker.reset_mod_stats()

@@ -60,7 +60,7 @@ def block_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options)
     if changes := [name for name in _UNKNOWN if options.get(name) is not None]:
         raise NotImplementedError(f"attention with {', '.join(changes)}")
-    blocks = tuple((rows, width) for rows, width in attention_mask.view(-1, 2).tolist())
+    blocks = blocks_of(attention_mask)
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # (T, heads, D), which is how they lie in memory
     if query.is_cuda and not dropout and kernel_is_right(query.dtype, query.shape[-1]):
         return _by_kernel(q, k, v, blocks, scaling, sliding_window)[None], None
@@ -71,6 +71,11 @@ AttentionInterface.register(_NAME, torch.compiler.disable(block_attention))
 AttentionMaskInterface.register(_NAME, sdpa_mask)
 
 Blocks = tuple[tuple[int, int], ...]
+
+
+def blocks_of(layout: torch.Tensor) -> Blocks:
+    """(1, 1, B, 2) -> B pairs of rows and width."""
+    return tuple((rows, width) for rows, width in layout.view(-1, 2).tolist())
 
 
 def _block_by_block(
