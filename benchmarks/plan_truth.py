@@ -170,7 +170,7 @@ def _tracked(config: TrainConfig, row: int) -> float:
         tracker.track_external(objective)
         ids = torch.zeros(1, row, dtype=torch.long)
         batch = Batch(ids, ids, None, ids, blocks=torch.tensor([[[(1, row)]]], dtype=torch.int32))
-        with tracker, mock.patch.object(attention, "blocks_of", lambda _: ((1, row),)):  # fake tensors have no values to read
+        with tracker, mock.patch.object(attention, "blocks_of", return_value=((1, row),)):  # fake tensors have no values to read
             for _ in range(2):
                 hidden = objective._last_hidden(batch)
                 objective.summed_loss(hidden.flatten(0, 1), torch.zeros(row, dtype=torch.long)).backward()
