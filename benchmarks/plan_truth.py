@@ -47,7 +47,7 @@ from trainers import attention
 from trainers.attention import use_blocks
 from trainers.config import SHAPES, TrainConfig, validate
 from trainers.cpu import fast_products
-from trainers.data.batches import Batch
+from trainers.data.batches import Batch, places_of
 from trainers.engine import Engine, sharded_loading
 from trainers.footprint import measure
 from trainers.lora import fuse_updates
@@ -169,7 +169,7 @@ def _tracked(config: TrainConfig, row: int) -> float:
         tracker = MemTracker()
         tracker.track_external(objective)
         ids = torch.zeros(1, row, dtype=torch.long)
-        batch = Batch(ids, ids, None, ids, blocks=torch.tensor([[[(1, row)]]], dtype=torch.int32))
+        batch = Batch(ids, ids, None, ids, learnt=None, blocks=torch.tensor([[[(1, row)]]], dtype=torch.int32))
         with tracker, mock.patch.object(attention, "blocks_of", return_value=((1, row),)):  # fake tensors have no values to read
             for _ in range(2):
                 hidden = objective._last_hidden(batch)
@@ -232,7 +232,7 @@ def _train(environment: dict[str, str], config: TrainConfig) -> float:
         assert isinstance(row, int) and isinstance(tokens, int)
         ids = torch.randint(0, 1000, (1, tokens), device=world.device)
         positions = torch.arange(row, device=world.device).repeat(tokens // row)[None]
-        batch = Batch(ids, positions, None, ids, blocks=torch.tensor([[[(tokens // row, row)]]], dtype=torch.int32))
+        batch = Batch(ids, positions, None, ids, places_of(ids), blocks=torch.tensor([[[(tokens // row, row)]]], dtype=torch.int32))
         _forget_height(cuda)
         for _ in range(2):
             for _ in range(2):

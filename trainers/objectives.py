@@ -48,20 +48,14 @@ class NextToken(nn.Module):
         hidden = self._last_hidden(batch)
         if probe:
             return self.logits(hidden), self._causal_lm[0](**self._inputs(batch)).logits
-        wanted = batch.targets != NO_TARGET
         if right:
-            return self._shares_right(hidden, batch.targets, wanted), None
-        if batch.weight == 0:
-            wanted = torch.zeros_like(wanted)
-            wanted[0, 0] = True
-        loss = self.summed_loss(hidden[wanted], batch.targets[wanted].clamp(min=0))
-        return loss * batch.weight, None
+            return self._shares_right(hidden, batch), None
+        return self.summed_loss(*_learnt(hidden, batch)) * batch.weight, None
 
-    def _shares_right(self, hidden: torch.Tensor, targets: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        chunks = hidden[wanted].split(logits_chunk(self._config.vocab_size))
-        likeliest = torch.cat([self.logits(chunk).argmax(-1) for chunk in chunks])
-        met = torch.zeros_like(wanted, dtype=torch.float32).masked_scatter(wanted, (likeliest == targets[wanted]).float())
-        return met.sum(1) / wanted.sum(1).clamp(min=1)
+    def _shares_right(self, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
+        states, targets = _learnt(hidden, batch)
+        likeliest = torch.cat([self.logits(chunk).argmax(-1) for chunk in states.split(logits_chunk(self._config.vocab_size))])
+        return _by_row((likeliest == targets).float(), batch) / (batch.targets != NO_TARGET).sum(1).clamp(min=1)
 
     def _last_hidden(self, batch: Batch) -> torch.Tensor:
         """(R, W, H)."""
@@ -79,13 +73,11 @@ class NextToken(nn.Module):
 
     def loss_by_row(self, batch: Batch) -> torch.Tensor:
         """The loss of each row, summed over its targets: (R,) float32. For evaluation."""
-        hidden = self._last_hidden(batch)
-        wanted = batch.targets != NO_TARGET
-        each = F.cross_entropy(self.logits(hidden[wanted]).float(), batch.targets[wanted], reduction="none")
-        return torch.zeros(len(wanted), device=each.device).index_add(0, wanted.nonzero()[:, 0], each)
+        hidden, targets = _learnt(self._last_hidden(batch), batch)
+        return _by_row(F.cross_entropy(self.logits(hidden).float(), targets, reduction="none"), batch)
 
     def summed_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """hidden (N, H), targets (N,) -> scalar, never holding more than LOGITS_BYTES of float32 logits."""
+        """hidden (N, H), targets (N,) or NO_TARGET -> scalar, never holding more than LOGITS_BYTES of float32 logits."""
         tokens = logits_chunk(self._config.vocab_size)
         if len(targets) <= tokens:
             return self._chunk_loss(hidden, targets)
@@ -105,6 +97,19 @@ class NextToken(nn.Module):
         if scaling := getattr(self._config, "logits_scaling", None):  # Granite
             logits = logits / scaling
         return logits
+
+
+def _learnt(hidden: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Last hidden states and targets of what is learnt: (R, W, H) -> (N, H), (N,), some of them NO_TARGET."""
+    assert batch.learnt is not None
+    return hidden.flatten(0, 1).index_select(0, batch.learnt), batch.targets.flatten().index_select(0, batch.learnt)
+
+
+def _by_row(each: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Summed over what is learnt of a row: (N,) -> (R,)."""
+    assert batch.learnt is not None
+    rows, width = batch.targets.shape
+    return torch.zeros(rows, device=each.device).index_add(0, batch.learnt // width, each)
 
 
 class Classification(nn.Module):

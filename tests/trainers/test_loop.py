@@ -15,7 +15,7 @@ from tests.trainers import jobs, plain
 from trainers import checkpoint, objectives
 from trainers.__main__ import main
 from trainers.config import ModelConfig
-from trainers.data.batches import NO_TARGET, Batch, collate
+from trainers.data.batches import NO_TARGET, Batch, collate, places_of
 from trainers.data.prepare import Sample
 from trainers.data.sampler import Sampler
 from trainers.model import load_base, load_tokenizer
@@ -198,8 +198,8 @@ def next_token(llama_dir: Path) -> objectives.NextToken:
 
 def test_chunked_cross_entropy_is_the_unchunked_one(next_token: objectives.NextToken, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = torch.randint(3, 512, (3, 20), generator=torch.Generator().manual_seed(0))
-    targets = torch.where(torch.arange(20) % 3 == 0, NO_TARGET, ids.roll(-1, 1))
-    batch = Batch(ids, torch.arange(20).expand(3, 20), torch.ones_like(ids), targets)
+    targets = torch.where(torch.arange(20) % 3 == 1, NO_TARGET, ids.roll(-1, 1))
+    batch = Batch(ids, torch.arange(20).expand(3, 20), torch.ones_like(ids), targets, places_of(targets))
     whole, whole_gradients = _loss_and_gradients(next_token, batch)
 
     monkeypatch.setattr(objectives, "LOGITS_BYTES", 4 * 512 * 4)  # four tokens at a time

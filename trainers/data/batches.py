@@ -6,8 +6,9 @@ from itertools import groupby
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
-from trainers.data.packing import Layout
+from trainers.data.packing import Layout, common
 from trainers.data.prepare import Sample
 
 NO_TARGET = -100
@@ -29,6 +30,9 @@ class Batch:
     """(R, W) int64, 1 for a token; None but for rows of an example each"""
     targets: torch.Tensor
     """(R, W) int64, the token each position should predict, or NO_TARGET; for classify (R,), the class of each row"""
+    learnt: torch.Tensor | None
+    """(N,) int64, the places of all targets, rows counted through; where their number is not one that comes again (see
+    trainers.data.packing.common), the last place, which never has one, fills it up. None for classify"""
     weight: float = 1.0
     blocks: torch.Tensor | None = None
     """(1, 1, B, 2) int32, on the CPU: of rows that lie one behind the other, how many are how wide; see trainers.attention"""
@@ -40,8 +44,8 @@ class Batch:
         def move(tensor: torch.Tensor) -> torch.Tensor:
             return tensor.pin_memory().to(device, non_blocking=True)
 
-        mask = None if self.attention_mask is None else move(self.attention_mask)
-        return Batch(move(self.input_ids), move(self.position_ids), mask, move(self.targets), self.weight, self.blocks)
+        mask, learnt = (None if tensor is None else move(tensor) for tensor in (self.attention_mask, self.learnt))
+        return Batch(move(self.input_ids), move(self.position_ids), mask, move(self.targets), learnt, self.weight, self.blocks)
 
 
 def collate(
@@ -72,7 +76,14 @@ def collate(
     in_one = layout in ("blocks", "ragged")
     shape = (1, total) if in_one else (len(rows), widths[0])
     tensors = [torch.from_numpy(array).view(shape) for array in (ids, positions, mask, targets)]
+    learnt = None if classify else places_of(tensors[3])
     if classify:
         tensors[3] = torch.tensor([row[0].label for row in rows])
     blocks = torch.tensor([[[(len(list(same)), width) for width, same in groupby(widths)]]], dtype=torch.int32) if in_one else None
-    return Batch(tensors[0], tensors[1], tensors[2] if layout == "padded" else None, tensors[3], weight, blocks)
+    return Batch(tensors[0], tensors[1], tensors[2] if layout == "padded" else None, tensors[3], learnt, weight, blocks)
+
+
+def places_of(targets: torch.Tensor) -> torch.Tensor:
+    """`Batch.learnt` of targets (R, W), the last of which is NO_TARGET or their number one that comes again."""
+    places = (targets.flatten() != NO_TARGET).nonzero()[:, 0]
+    return F.pad(places, (0, common(max(1, len(places))) - len(places)), value=targets.numel() - 1)

@@ -105,13 +105,13 @@ def _fill(share: list[int], widths: list[int], micro_batch_tokens: int) -> list[
         passes[-1].rows.append([index])
         passes[-1].widths.append(width)
     for micro in passes:
-        if (total := _common(micro.tokens)) <= micro_batch_tokens and total > micro.tokens:
+        if (total := common(micro.tokens)) <= micro_batch_tokens and total > micro.tokens:
             micro.rows.append([])
             micro.widths.append(total - micro.tokens)
     return passes or [_DUMMY]
 
 
-def _common(tokens: int) -> int:
+def common(tokens: int) -> int:
     """The next of the 16 numbers between two powers of two: of a few sizes memory is used again, and kernels need not be made anew."""
     return _round_up(tokens, 1 << max(0, tokens.bit_length() - 5))
 

@@ -209,6 +209,7 @@ def test_packed_examples_do_not_predict_each_other_and_start_their_positions_aga
     assert batch.input_ids.tolist() == [[5, 6, 7, 8, 9], [4, 3, 0, 0, 0]]
     assert batch.position_ids.tolist() == [[0, 1, 2, 0, 1], [0, 1, 0, 0, 0]]
     assert batch.targets.tolist() == [[6, 7, _, 9, _], [3, _, _, _, _]]
+    assert batch.learnt is not None and batch.learnt.tolist() == [0, 1, 3, 5]
     assert batch.attention_mask is None
 
 
@@ -220,10 +221,17 @@ def test_padding_is_masked_and_not_a_target_even_where_the_stop_token_pads() -> 
     assert batch.targets.tolist() == [[2, NO_TARGET, NO_TARGET], [NO_TARGET, 2, NO_TARGET]]
 
 
+def test_the_places_that_are_learnt_are_filled_up_to_a_number_that_comes_again_with_one_that_teaches_nothing() -> None:
+    batch = collate([[_make_sample([1] * 40, [1] * 34 + [0] * 6)]], layout="padded", classify=False, pad_id=2)
+
+    assert batch.learnt is not None and batch.learnt.tolist() == [*range(33), 39]
+    assert batch.targets[0, 39] == NO_TARGET
+
+
 def test_rows_to_classify_have_their_class_as_target() -> None:
     batch = collate([[_make_sample([5, 2], [0, 0], label=3)], [_make_sample([5], [0], label=1)]], layout="padded", classify=True, pad_id=0)
 
-    assert torch.equal(batch.targets, torch.tensor([3, 1]))
+    assert torch.equal(batch.targets, torch.tensor([3, 1])) and batch.learnt is None
 
 
 def test_rows_behind_each_other_are_one_row_and_its_blocks() -> None:
