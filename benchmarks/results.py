@@ -111,8 +111,7 @@ CHAPTERS = (
     Chapter(
         "Memory against its prediction",
         """What `consortium plan` predicts against torch's own tracker on whole models of 1 and 8 billion weights (tensors), and against
-        the resident size of real DeepSpeed processes (process). An error above 0 is a prediction above what is there. LoRA under ZeRO-3
-        on a single worker, which `plan` does not offer, is reckoned with a copy that is not made.""",
+        the resident size of real DeepSpeed processes (process). An error above 0 is a prediction above what is there.""",
         Benchmark("plan_truth", claims.plan_truth, pictures.plan_truth, "Predicted against measured memory"),
     ),
     Chapter(

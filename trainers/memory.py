@@ -225,13 +225,14 @@ def _optimizer(f: Footprint, stage: int) -> int:
 def _communication(f: Footprint, zero: ZeroConfig, workers: int) -> float:
     """The bucket gradients are put together in, and its copy that is sent (with one worker and ZeRO-2 the bucket is sent itself).
 
-    ZeRO-1 copies at the step only. ZeRO-3 besides holds whole weights: those used again within REUSE_DISTANCE, and those gathered ahead.
+    ZeRO-1 copies at the step only. ZeRO-3 besides holds whole weights: those used again within REUSE_DISTANCE, and those gathered ahead;
+    a worker alone has them whole as they are, unless they come from main memory.
     """
     bucket = min(f.trained, REDUCE_BUCKET)
     if zero.stage == 1 or (zero.stage == 2 and workers == 1):
         return f.trained_width * bucket
     buffers = f.trained_width * (bucket + max(bucket, f.largest_trained))
-    if zero.stage == 2:
+    if zero.stage == 2 or (workers == 1 and zero.offload_params != "cpu"):
         return buffers
     whole = min(f.parameters + f.adapters - f.small, max(REUSE_DISTANCE // 2, f.largest) + PREFETCH + f.block)
     return buffers + f.width * whole

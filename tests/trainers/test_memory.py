@@ -109,6 +109,11 @@ def test_offloaded_weights_are_gathered_all_the_same() -> None:
     assert offloaded.weights == 2 * LORA.small and offloaded.communication == kept.communication
 
 
+def test_a_worker_alone_gathers_nothing_but_what_was_offloaded() -> None:
+    alone, offloaded = _memory(LORA, 3, 1).communication, _memory(LORA, 3, 1, offload_params="cpu").communication
+    assert (alone, offloaded) == (_memory(LORA, 2, 8).communication, _memory(LORA, 3, 8).communication)
+
+
 def test_what_is_kept_grows_with_tokens_and_layers() -> None:
     one, two = (_memory(LORA, 1, 1, tokens=rows * 4096) for rows in (1, 2))
     assert one.activations == 600_000_000 + 31 * 650_000_000
