@@ -1,5 +1,6 @@
 """A benchmark to look at: its table, its curves as a PNG, and both on one page that needs nothing else."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 PAGE, PICTURE = "bench.html", "bench.png"
 _METHOD_COLOURS = {"lora": "accent", "full": "second", "nf4": "good", "int8": "warn"}
 STAGE_MARKERS = {"1": "o", "2": "s", "3": "^", "auto": "D"}
+_BESIDE = 0.02
+"""Of a panel's width, from one series' points to the next one's"""
 _MOST_IDEAL_LINES = 3
 _GIB = 2**30
 
@@ -126,20 +129,22 @@ def draw(points: Sequence[Entry]) -> "Figure | None":
 
 def _panel(axes: "Axes", points: Sequence[Entry], value: str, title: str, *, unit: float, ideal: bool) -> None:
     style(axes)
+    places = _places(points)
     series: dict[tuple[str, str], list[Entry]] = {}
     for entry in points:
         if entry[value] is not None:
             series.setdefault((entry["method"], str(entry["stage"])), []).append(entry)
     for (method, stage), mine in series.items():
+        beside = places[method, stage]
         looks: dict[str, Any] = {"color": COLOURS[_METHOD_COLOURS[method]], "marker": STAGE_MARKERS[stage], "markersize": 4.5}
         measured = [entry for entry in mine if entry["status"] == "measured"]
         label = f"{method}, ZeRO {stage}"
-        axes.plot(*_columns(measured, value, unit), linewidth=1.7, label=label, **looks)
+        axes.plot(*_columns(measured, value, unit, beside), linewidth=1.7, label=label, **looks)
         if beyond := [entry for entry in mine if entry["status"] == "projected"]:
-            further = _columns([*measured[-1:], *beyond], value, unit)
+            further = _columns([*measured[-1:], *beyond], value, unit, beside)
             axes.plot(*further, linestyle=DASHED["linestyle"], linewidth=1.3, markerfacecolor="none", label=f"{label}, projected", **looks)
         if ideal and len(series) <= _MOST_IDEAL_LINES and len(mine) > 1:
-            counts, values = _columns(mine, value, unit)
+            counts, values = _columns(mine, value, unit, beside)
             axes.plot(counts, [values[0] * count / counts[0] for count in counts], color=COLOURS["line"], linewidth=1, zorder=1)
     axes.set_xscale("log", base=2)
     counts = sorted({entry["workers"] for entry in points})
@@ -150,12 +155,15 @@ def _panel(axes: "Axes", points: Sequence[Entry], value: str, title: str, *, uni
 
 
 def _expect(axes: "Axes", points: Sequence[Entry], value: str, *, unit: float) -> None:
-    """Crosses where the plan has the points, each in its method's colour."""
+    """Large hollow markers where the plan has the points, each in its method's colour and its stage's shape."""
     foretold = [entry for entry in points if entry.get(value) is not None]
+    looks: dict[str, Any] = {"linestyle": "none", "markersize": 9, "markerfacecolor": "none", "zorder": 3}
+    for (method, stage), beside in _places(points).items():
+        mine = [entry for entry in foretold if (entry["method"], str(entry["stage"])) == (method, stage)]
+        shape: dict[str, Any] = {"marker": STAGE_MARKERS[stage], "markeredgecolor": COLOURS[_METHOD_COLOURS[method]]}
+        axes.plot(*_columns(mine, value, unit, beside), **looks, **shape)
     if foretold:
-        colours = [COLOURS[_METHOD_COLOURS[entry["method"]]] for entry in foretold]
-        axes.scatter(*_columns(foretold, value, unit), marker="x", s=40, linewidths=1.2, c=colours, zorder=3)
-        axes.scatter([], [], marker="x", s=40, linewidths=1.2, color=COLOURS["muted"], label="as the plan has it")
+        axes.plot([], [], marker="o", markeredgecolor=COLOURS["muted"], label="as the plan has it", **looks)
 
 
 def _limit(axes: "Axes", points: Sequence[Entry]) -> None:
@@ -178,8 +186,16 @@ def scale_speed(axes: "Axes") -> None:
     axes.yaxis.minorticks_off()
 
 
-def _columns(entries: Sequence[Entry], value: str, unit: float) -> tuple[list[int], list[float]]:
-    return [entry["workers"] for entry in entries], [entry[value] / unit for entry in entries]
+def _places(points: Sequence[Entry]) -> dict[tuple[str, str], float]:
+    """A factor for the number of workers, by method and stage, so that what is measured at one number stands side by side."""
+    series = list(dict.fromkeys((entry["method"], str(entry["stage"])) for entry in points))
+    counts = [entry["workers"] for entry in points]
+    octaves = max(1.0, math.log2(max(counts) / min(counts)))
+    return {each: 2 ** (_BESIDE * octaves * (place - (len(series) - 1) / 2)) for place, each in enumerate(series)}
+
+
+def _columns(entries: Sequence[Entry], value: str, unit: float, beside: float = 1.0) -> tuple[list[float], list[float]]:
+    return [entry["workers"] * beside for entry in entries], [entry[value] / unit for entry in entries]
 
 
 def _milliseconds(seconds: float | None) -> str:
