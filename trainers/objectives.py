@@ -81,7 +81,12 @@ class NextToken(nn.Module):
         tokens = logits_chunk(self._config.vocab_size)
         if len(targets) <= tokens:
             return self._chunk_loss(hidden, targets)
-        chunks = zip(hidden.split(tokens), targets.split(tokens), strict=True)
+        head = list(self._head[0].parameters())
+        if torch.is_grad_enabled() and not any(hasattr(parameter, "ds_id") for parameter in head):
+            trained = [parameter for parameter in head if parameter.requires_grad]
+            loss: torch.Tensor = _ChunkedLoss.apply(self._chunk_loss, tokens, hidden, targets, *trained)
+            return loss
+        chunks = zip(hidden.split(tokens), targets.split(tokens), strict=True)  # ZeRO-3 takes the head apart between the passes
         return torch.stack([checkpoint(self._chunk_loss, h, t, use_reentrant=False) for h, t in chunks]).sum()
 
     def _chunk_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -97,6 +102,41 @@ class NextToken(nn.Module):
         if scaling := getattr(self._config, "logits_scaling", None):  # Granite
             logits = logits / scaling
         return logits
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    """The sum of the losses of chunks, each differentiated as soon as it is there, so that logits are made once and not kept.
+
+    The order of Liger's linear cross-entropy (Hsu et al. 2024, section 3.2), for any head and whatever follows it.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        tokens: int,
+        hidden: torch.Tensor,
+        targets: torch.Tensor,
+        *trained: torch.Tensor,
+    ) -> torch.Tensor:
+        total, of_hidden = torch.zeros((), device=hidden.device), torch.empty_like(hidden)
+        of_trained = [torch.zeros_like(parameter) for parameter in trained]
+        for states, wanted, place in zip(hidden.split(tokens), targets.split(tokens), of_hidden.split(tokens), strict=True):
+            with torch.enable_grad():
+                begin = states.detach().requires_grad_()
+                loss = loss_of(begin, wanted)
+            first, *others = torch.autograd.grad(loss, (begin, *trained))
+            place.copy_(first)
+            for sum_so_far, gradient in zip(of_trained, others, strict=True):
+                sum_so_far.add_(gradient)
+            total += loss.detach()
+        ctx.save_for_backward(of_hidden, *of_trained)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        of_hidden, *of_trained = (found * gradients[0] for found in ctx.saved_tensors)
+        return None, None, of_hidden, None, *of_trained
 
 
 def _learnt(hidden: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

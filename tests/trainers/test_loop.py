@@ -196,18 +196,37 @@ def next_token(llama_dir: Path) -> objectives.NextToken:
     return objectives.NextToken(base, base)
 
 
-def test_chunked_cross_entropy_is_the_unchunked_one(next_token: objectives.NextToken, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("head_is_trained", [True, False])
+def test_chunked_cross_entropy_is_the_unchunked_one_and_makes_logits_once(
+    next_token: objectives.NextToken, monkeypatch: pytest.MonkeyPatch, head_is_trained: bool
+) -> None:
     ids = torch.randint(3, 512, (3, 20), generator=torch.Generator().manual_seed(0))
     targets = torch.where(torch.arange(20) % 3 == 1, NO_TARGET, ids.roll(-1, 1))
     batch = Batch(ids, torch.arange(20).expand(3, 20), torch.ones_like(ids), targets, places_of(targets))
+    head, made = next_token._head[0], list[int]()
+    head.requires_grad_(head_is_trained)
     whole, whole_gradients = _loss_and_gradients(next_token, batch)
 
     monkeypatch.setattr(objectives, "LOGITS_BYTES", 4 * 512 * 4)  # four tokens at a time
+    head.register_forward_hook(lambda _module, inputs, _output: made.append(len(inputs[0])))
     chunked, chunked_gradients = _loss_and_gradients(next_token, batch)
 
+    assert made == [4] * (len(places_of(targets)) // 4)
     assert chunked == pytest.approx(whole, rel=1e-6)
+    assert chunked_gradients.keys() == whole_gradients.keys()
     for name, gradient in whole_gradients.items():
         torch.testing.assert_close(chunked_gradients[name], gradient, msg=name)
+
+
+def test_chunked_cross_entropy_can_be_gone_back_through_twice(next_token: objectives.NextToken, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objectives, "LOGITS_BYTES", 4 * 512 * 4)
+    hidden = torch.randn(9, next_token._config.hidden_size, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    loss = next_token.summed_loss(hidden, torch.arange(9))
+
+    (first,) = torch.autograd.grad(3 * loss, hidden, retain_graph=True)
+    (second,) = torch.autograd.grad(loss, hidden)
+
+    torch.testing.assert_close(first, 3 * second)
 
 
 def test_examples_packed_in_two_rows_have_the_losses_they_have_alone(next_token: objectives.NextToken) -> None:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from tests import helpers
 from tests.trainers import jobs, plain
+from trainers import objectives
 from trainers.config import TrainConfig, validate
 from trainers.engine import ds_config
 from trainers.errors import ConfigError
@@ -120,6 +121,18 @@ def test_activations_computed_again_are_the_same(tmp_path: Path, llama_dir: Path
     )
 
     assert jobs.difference(jobs.train_here(kept), jobs.train_here(again)) <= SAME
+
+
+@pytest.mark.parametrize(("method", "stage"), [("full", 1), ("full", 3), ("lora", 2), ("lora", 3)])
+def test_logits_made_in_chunks_are_the_same(
+    tmp_path: Path, llama_dir: Path, rows: Path, monkeypatch: pytest.MonkeyPatch, method: str, stage: int
+) -> None:
+    whole, chunked = (jobs.make_job(tmp_path / name, llama_dir, rows, method=method, zero=stage) for name in ("whole", "chunked"))
+    expected = jobs.train_here(whole)
+
+    monkeypatch.setattr(objectives, "LOGITS_BYTES", 4 * helpers.VOCABULARY * 16)  # sixteen tokens at a time
+
+    assert jobs.difference(jobs.train_here(chunked), expected) <= SAME
 
 
 @pytest.mark.parametrize(("quantization", "stage"), [("none", 1), ("none", 3), ("nf4", 2), ("int8", 2)])
