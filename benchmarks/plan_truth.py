@@ -90,6 +90,19 @@ class FourBit(torch.autograd.Function):
         return gradients[0] @ gradients[0].new_empty(ctx.shape), None, None
 
 
+@dataclass(frozen=True)
+class Head:
+    """A head that is no module: the tracker allows one call of a module in a pass, and chunks of logits make many."""
+
+    weight: torch.Tensor
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        return F.linear(hidden, self.weight)
+
+    def parameters(self) -> list[torch.Tensor]:
+        return [self.weight]
+
+
 def pack(linear: nn.Linear) -> None:
     """Let a linear layer have its weight at 4.127 bits a number."""
     shape = tuple(linear.weight.shape)
@@ -163,9 +176,7 @@ def _tracked(config: TrainConfig, row: int) -> float:
     with FakeTensorMode():
         fake(objective)
         objective.train()
-        weight = objective._head[0].weight
-        # the tracker allows one call of a module in a pass, and chunks of logits make many
-        objective._head[0] = lambda hidden: F.linear(hidden, weight)
+        objective._head[0] = Head(objective._head[0].weight)
         tracker = MemTracker()
         tracker.track_external(objective)
         ids = torch.zeros(1, row, dtype=torch.long)

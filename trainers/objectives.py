@@ -119,24 +119,25 @@ class _ChunkedLoss(torch.autograd.Function):
         targets: torch.Tensor,
         *trained: torch.Tensor,
     ) -> torch.Tensor:
-        total, of_hidden = torch.zeros((), device=hidden.device), torch.empty_like(hidden)
-        of_trained = [torch.zeros_like(parameter) for parameter in trained]
-        for states, wanted, place in zip(hidden.split(tokens), targets.split(tokens), of_hidden.split(tokens), strict=True):
+        of_hidden, *of_trained = (torch.zeros_like(each) for each in (hidden, *trained))
+
+        def add(states: torch.Tensor, wanted: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
             with torch.enable_grad():
                 begin = states.detach().requires_grad_()
                 loss = loss_of(begin, wanted)
-            first, *others = torch.autograd.grad(loss, (begin, *trained))
-            place.copy_(first)
-            for sum_so_far, gradient in zip(of_trained, others, strict=True):
-                sum_so_far.add_(gradient)
-            total += loss.detach()
+            for total, found in zip((place, *of_trained), torch.autograd.grad(loss, (begin, *trained)), strict=True):
+                total.add_(found)
+            return loss.detach()
+
+        losses = [add(*chunk) for chunk in zip(hidden.split(tokens), targets.split(tokens), of_hidden.split(tokens), strict=True)]
         ctx.save_for_backward(of_hidden, *of_trained)
-        return total
+        return torch.stack(losses).sum()
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        of_hidden, *of_trained = (found * gradients[0] for found in ctx.saved_tensors)
-        return None, None, of_hidden, None, *of_trained
+        (scale,), (of_hidden, *of_trained) = gradients, ctx.saved_tensors
+        # in place, since a head is large: autograd refuses to come here again then, which it does for a frozen head only (privacy.dp_full)
+        return None, None, of_hidden * scale, None, *(found.mul_(scale) for found in of_trained)
 
 
 def _learnt(hidden: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

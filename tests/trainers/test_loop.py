@@ -218,8 +218,11 @@ def test_chunked_cross_entropy_is_the_unchunked_one_and_makes_logits_once(
         torch.testing.assert_close(chunked_gradients[name], gradient, msg=name)
 
 
-def test_chunked_cross_entropy_can_be_gone_back_through_twice(next_token: objectives.NextToken, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunked_cross_entropy_of_a_frozen_head_can_be_gone_back_through_twice(
+    next_token: objectives.NextToken, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(objectives, "LOGITS_BYTES", 4 * 512 * 4)
+    next_token._head[0].requires_grad_(False)
     hidden = torch.randn(9, next_token._config.hidden_size, generator=torch.Generator().manual_seed(0)).requires_grad_()
     loss = next_token.summed_loss(hidden, torch.arange(9))
 
@@ -227,6 +230,17 @@ def test_chunked_cross_entropy_can_be_gone_back_through_twice(next_token: object
     (second,) = torch.autograd.grad(loss, hidden)
 
     torch.testing.assert_close(first, 3 * second)
+
+
+def test_chunked_cross_entropy_of_a_trained_head_refuses_to_be_wrong_the_second_time(
+    next_token: objectives.NextToken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objectives, "LOGITS_BYTES", 4 * 512 * 4)
+    loss = next_token.summed_loss(torch.randn(9, next_token._config.hidden_size), torch.arange(9))
+    loss.backward(retain_graph=True)
+
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
 
 
 def test_examples_packed_in_two_rows_have_the_losses_they_have_alone(next_token: objectives.NextToken) -> None:
