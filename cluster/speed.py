@@ -164,7 +164,7 @@ def token_seconds(setup: Setup, *, tokens: float, passes: int) -> Seconds:
     assert gpu.flops is not None and config.zero.stage != "auto"
     full, again = config.method.type == "full", config.train.activation_checkpointing is True
     products = (6 if full else 4) * shape.linear + (2 * (shape.linear - f.head) if again else 0)
-    products += 2 * f.head if tokens > f.chunk else 0  # logits are made again in the backward pass
+    products += 2 * f.head if tokens > f.chunk and config.zero.stage == 3 else 0  # where logits are made again in the backward pass
     passes_of_attention = 3.5 + again  # the backward pass makes the scores again
     if f.mask:
         seen, reached = 2 * min(f.row, 2 * work.seen_back), MASKED

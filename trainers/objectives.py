@@ -19,7 +19,7 @@ from trainers.data.prepare import Sample
 from trainers.errors import ModelError
 
 LOGITS_BYTES = 256 * 2**20
-"""Most bytes of float32 logits at a time; beyond it they are computed in chunks, and again in the backward pass."""
+"""Most bytes of float32 logits at a time; beyond it they are made in chunks (under ZeRO-3 once more in the backward pass)."""
 
 
 def logits_chunk(vocabulary: int) -> int:
