@@ -1,6 +1,6 @@
 """Tokens a second against Hugging Face Trainer and TRL: same model, examples, loss, optimizer and precision, on this machine's CPU.
 
-    python benchmarks/peers.py [--cases lora lora-1 lora-2 qlora-1 qlora-2] [--steps 30] [--json OUT] [--loss completion|all]
+    python benchmarks/peers.py [--cases lora-1 lora-2 qlora-1 qlora-2] [--steps 30] [--json OUT] [--loss completion|all]
                                [--data FILE.csv] [--patience 120]
 
 The model is a Llama (6 layers, 256 wide, random weights, a tokenizer of 4096 trained on the spot) with LoRA of rank 16 on every linear
@@ -9,16 +9,15 @@ contenders train on the very same token ids and labels, 64 examples a step, with
 the sum over all learnt tokens of a step divided by their number (what Trainer and TRL do by default). No evaluation, checkpoint or log line
 of a peer falls into a timed step.
 
-Every contender is tried in several set-ups and goes on with its fastest. Peers begin with two processes of one thread and all sampling
-strategies Trainer has; the best of them is tried with one process of two threads; the best of those in torch's `medium` precision, where
-that leaves float32 products exact and oneDNN computes them. To tell our loop from what our worker sets by itself on a CPU (trainers/cpu.py:
-two switches of torch, one of the allocator), the fastest peer takes part once more with the same settings, marked +. Then all take turns of
-a few steps, round after round, each in processes of its own, which wait, blocked, while it is not their turn. Time is taken outside of
-them, here: from the word to go until the last process has finished its last step. Tokens are counted at the door of the model, padding not.
-A turn during which other programs had more than a tenth of the processors is done again, as long as the case's --patience (seconds) lasts.
-
-A case is `lora`, as above, or `lora-N` and `qlora-N`: nobody chooses, all have N processes; qlora is on a base model in nf4 with double
-quantisation. Cases are added to OUT as they come; one that is there is not run again.
+All have the N processes of the case, `lora-N`, or `qlora-N` on a base model in nf4 with double quantisation, and share this machine's two
+processors. Every contender is tried in several set-ups and goes on with its fastest: peers with all sampling strategies Trainer has, and
+the best of them in torch's `medium` precision, where that leaves float32 products exact and oneDNN computes them. To tell our loop from
+what our worker sets by itself on a CPU (trainers/cpu.py: two switches of torch, one of the allocator), the fastest peer takes part once
+more with the same settings, marked +. Then all take turns of a few steps, round after round, each in processes of its own, which wait,
+blocked, while it is not their turn. Time is taken outside of them, here: from the word to go until the last process has finished its last
+step. Tokens are counted at the door of the model, padding not. A turn during which other programs had more than a tenth of the processors
+is done again, as long as the case's --patience (seconds) lasts.
+Cases are added to OUT as they come; one that is there is not run again.
 
 Only with sampling `random` does a peer draw its batches as we do; with `group_by_length` a batch is of examples of like length.
 """
@@ -57,10 +56,8 @@ EXAMPLES_A_STEP = 64
 LEARNING_RATE = 1e-3
 STEADY = {"schedule": "constant", "warmup": 0}
 NAMES = ("ours", "Trainer", "TRL", "TRL packed")
-CASES: dict[str, tuple[int | None, bool]] = {
-    "lora": (None, False), "lora-1": (1, False), "lora-2": (2, False), "qlora-1": (1, True), "qlora-2": (2, True),
-}  # fmt: skip
-"""Processes of everyone, None where each takes what is fastest; whether the base model is nf4"""
+CASES = {"lora-1": (1, False), "lora-2": (2, False), "qlora-1": (1, True), "qlora-2": (2, True)}
+"""Processes of everyone; whether the base model is nf4"""
 TRIAL, TURN = 8, 3
 """Steps: to choose a set-up, of one turn in a round"""
 TRIAL_SECONDS = 8.0
@@ -132,12 +129,6 @@ def _strategies(name: str, workers: int, quantized: bool) -> list[SetUp]:
         case _:
             tried = [("random", 1), ("group_by_length", 1), ("batch_rebalance", 2), ("batch_rebalance", 4)]
             return [replace(common, sampling=sampling, accumulation=accumulation) for sampling, accumulation in tried]
-
-
-def _on_one_process(set_up: SetUp) -> list[SetUp]:
-    """The same with one process of two threads: all its examples at a time, or as many as before."""
-    alone = replace(set_up, workers=1, threads=2)
-    return [alone] if set_up.name == "ours" else [alone, replace(alone, accumulation=2 * set_up.accumulation)]
 
 
 # in the processes of a contender
@@ -440,10 +431,8 @@ class Choice:
         return self.best
 
 
-def _choose(name: str, choice: Choice, workers: int | None, quantized: bool) -> Contender:
-    best = choice.attempt(_strategies(name, workers or 2, quantized))
-    if workers is None:
-        best = choice.attempt(_on_one_process(best.set_up))
+def _choose(name: str, choice: Choice, workers: int, quantized: bool) -> Contender:
+    best = choice.attempt(_strategies(name, workers, quantized))
     from trainers.cpu import onednn_is_exact
 
     if name == "ours" or not onednn_is_exact():

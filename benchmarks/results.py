@@ -93,7 +93,7 @@ CHAPTERS = (
         """Real tokens a second against Hugging Face's Trainer and TRL on the same tokens and labels: a Llama of 6 layers, LoRA of rank 16,
         float32, 64 examples a step, each peer in the fastest of its set-ups. "Our settings" are what our worker sets of torch and malloc on
         a CPU, given to the fastest peer. What is grouped by length is drawn in another order than ours, which is drawn at random.
-        Without a number of processes each runs on as many as is fastest for it; with one, all have so many.""",
+        In earlier runs without a number of processes each ran on as many as was fastest for it.""",
         Benchmark("peers", claims.peers, pictures.peers, "Real tokens a second: the median round, and from the slowest to the fastest"),
     ),
     Chapter(
