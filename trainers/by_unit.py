@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from privacy.dp_lora import UnitGradients, capture
+from privacy.errors import PlanError
 
 
 def to_float32(module: nn.Module) -> None:
@@ -23,6 +24,9 @@ def gradients_by_unit(
 
     `base` is the Hugging Face model within. Raises PlanError where the model mixes examples, or trains what is not seen by unit.
     """
+    head = base.get_output_embeddings()
+    if head is not None and any(parameter.requires_grad for parameter in head.parameters()):
+        raise PlanError("the head is trained, which sees some of the tokens only: whose is unknown", "leave it out of method.targets")
     gradients = UnitGradients({name: torch.Size(getattr(p, "ds_shape", p.shape)) for name, p in trained.items()}, device)
     capture(module, trained, gradients, whole)
     base.get_input_embeddings().register_forward_hook(_require_gradient)

@@ -184,7 +184,10 @@ def answers(
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """A rendered prompt as it is in training, where most tokenizers join a space at its end to the first word of the answer."""
+    """A rendered prompt as it is in training, where most tokenizers join a space at its end to the first word of the answer.
+
+    Some do not join it to a number: a model that was taught numbers behind such a space writes the space first.
+    """
     joined = f"{prompt}a" if prompt.endswith(" ") and prompt.strip() else prompt
     encoded = tokenizer(joined, add_special_tokens=False, return_offsets_mapping=True)
     return [token for token, (_, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True) if end <= len(prompt)]

@@ -30,9 +30,14 @@ def logits_chunk(vocabulary: int) -> int:
 class NextToken(nn.Module):
     """Cross-entropy of the next token, over the tokens that are learnt; logits are made for these only."""
 
-    def __init__(self, model: nn.Module, causal_lm: Any) -> None:
-        """`causal_lm` is the Hugging Face model inside `model` (which may wrap it with adapters)."""
+    def __init__(self, model: nn.Module, causal_lm: Any, *, most_tokens: int | None = None) -> None:
+        """`causal_lm` is the Hugging Face model inside `model` (which may wrap it with adapters).
+
+        With the most tokens that a pass has, every pass calls the head as often, whatever is learnt in it: under ZeRO-3 all workers gather
+        its weights together, call by call, and DeepSpeed counts on an order that stays.
+        """
         super().__init__()
+        self._most_tokens = most_tokens
         self.model = model
         # in lists to stay out of the module tree: they are parts of `model` already
         self._causal_lm = [causal_lm]
@@ -54,7 +59,7 @@ class NextToken(nn.Module):
 
     def _shares_right(self, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
         states, targets = _learnt(hidden, batch)
-        likeliest = torch.cat([self.logits(chunk).argmax(-1) for chunk in states.split(logits_chunk(self._config.vocab_size))])
+        likeliest = torch.cat([self.logits(chunk).argmax(-1) for chunk in states.tensor_split(self._chunks(len(targets)))])
         return _by_row((likeliest == targets).float(), batch) / (batch.targets != NO_TARGET).sum(1).clamp(min=1)
 
     def _last_hidden(self, batch: Batch) -> torch.Tensor:
@@ -78,16 +83,19 @@ class NextToken(nn.Module):
 
     def summed_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """hidden (N, H), targets (N,) or NO_TARGET -> scalar, never holding more than LOGITS_BYTES of float32 logits."""
-        tokens = logits_chunk(self._config.vocab_size)
-        if len(targets) <= tokens:
+        count = self._chunks(len(targets))
+        if count == 1:
             return self._chunk_loss(hidden, targets)
-        head = list(self._head[0].parameters())
-        if torch.is_grad_enabled() and not any(hasattr(parameter, "ds_id") for parameter in head):
-            trained = [parameter for parameter in head if parameter.requires_grad]
-            loss: torch.Tensor = _ChunkedLoss.apply(self._chunk_loss, tokens, hidden, targets, *trained)
+        if torch.is_grad_enabled() and self._most_tokens is None:
+            trained = [parameter for parameter in self._head[0].parameters() if parameter.requires_grad]
+            loss: torch.Tensor = _ChunkedLoss.apply(self._chunk_loss, count, hidden, targets, *trained)
             return loss
-        chunks = zip(hidden.split(tokens), targets.split(tokens), strict=True)  # ZeRO-3 takes the head apart between the passes
+        chunks = zip(hidden.tensor_split(count), targets.tensor_split(count), strict=True)  # ZeRO-3 may take the head apart in between
         return torch.stack([checkpoint(self._chunk_loss, h, t, use_reentrant=False) for h, t in chunks]).sum()
+
+    def _chunks(self, tokens: int) -> int:
+        """Into how many the tokens that are learnt in a pass are cut."""
+        return -(-(self._most_tokens or tokens) // logits_chunk(self._config.vocab_size))
 
     def _chunk_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(self.logits(hidden).float(), targets, reduction="sum")
@@ -114,7 +122,7 @@ class _ChunkedLoss(torch.autograd.Function):
     def forward(
         ctx: Any,
         loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-        tokens: int,
+        count: int,
         hidden: torch.Tensor,
         targets: torch.Tensor,
         *trained: torch.Tensor,
@@ -129,7 +137,7 @@ class _ChunkedLoss(torch.autograd.Function):
                 total.add_(found)
             return loss.detach()
 
-        losses = [add(*chunk) for chunk in zip(hidden.split(tokens), targets.split(tokens), of_hidden.split(tokens), strict=True)]
+        losses = [add(*chunk) for chunk in zip(*(each.tensor_split(count) for each in (hidden, targets, of_hidden)), strict=True)]
         ctx.save_for_backward(of_hidden, *of_trained)
         return torch.stack(losses).sum()
 

@@ -263,7 +263,9 @@ def _resume(run: Run, run_dir: Path, summary: Summary) -> Progress:
 def _objective(config: TrainConfig, loaded: Loaded) -> torch.nn.Module:
     if config.task == "classify":
         return objectives.Classification(loaded.module, loaded.base)
-    return objectives.NextToken(loaded.module, loaded.base)
+    tokens, row = config.train.micro_batch_tokens, config.data.max_length
+    assert isinstance(tokens, int) and isinstance(row, int)
+    return objectives.NextToken(loaded.module, loaded.base, most_tokens=max(tokens, row) if config.zero.stage == 3 else None)
 
 
 def _decide_layout(config: TrainConfig, engine: Engine, base: Any, world: World) -> tuple[Layout, list[Choice]]:

@@ -310,8 +310,9 @@ class Bank:
         """Keep what the sum, if the bank has been sent one, makes of the adapter."""
         attempt, client = self._current, self._client
         invitation, training, layout = attempt.invitation, attempt.invitation.training, attempt.layout
-        velocity = self._starts.velocity(invitation, layout)
-        if client.exchange <= Sum.exchange or invitation.kind == "evaluate" or velocity is None:
+        if client.exchange <= Sum.exchange or invitation.kind == "evaluate":
+            return
+        if (velocity := self._starts.velocity(invitation, layout)) is None:
             return
         try:
             delta = mean(layout, client.total(), training.encoding.clip).delta

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
+from federation.files import translated
 from federation.rounds.aggregate import Layout, State, Vector
 from federation.rounds.letters import Invitation
 from privacy import disk
@@ -24,10 +25,12 @@ class Start:
 
 
 class Starts:
-    """What is kept in a folder, which need not be there yet."""
+    """What is kept in a folder. Raises FolderError where that cannot be made."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        with translated(folder):
+            folder.mkdir(mode=0o700, exist_ok=True)
 
     def of(self, invitation: Invitation) -> Start | None:
         """What the sum that the invitation names made; None where this bank was not sent it."""
@@ -50,8 +53,7 @@ class Starts:
     def keep(self, invitation: Invitation, state: State) -> None:
         """What the sum of this attempt made, until two rounds on."""
         folder = self._folder / invitation.run
-        for each in (self._folder, folder):
-            each.mkdir(mode=0o700, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
         start = Start(memoryview(save(dict(state.adapter))), state.velocity.data.cast("B"))
         disk.write(folder / f"{invitation.round + 1}.{invitation.attempt}", encode(start, Start))
         for path in folder.iterdir():

@@ -23,7 +23,7 @@ from cluster.job import load_job, write_job
 from privacy.accountant import epsilon
 from privacy.dp_full import GhostGradients
 from privacy.dp_lora import UnitGradients
-from privacy.errors import BudgetRefused, LedgerError, PromiseBroken
+from privacy.errors import BudgetRefused, LedgerError, PlanError, PromiseBroken
 from privacy.ledger import Ledger, Reservation
 from privacy.noise import GaussianNoise
 from privacy.plan import batch_cap
@@ -478,6 +478,18 @@ def test_units_that_do_not_fit_are_refused_before_a_budget_is_reserved(llama_dir
     run_dir = _make_run(tmp_path / "run", llama_dir, rows, ledger_path, train={"units_at_once": 10**9})
 
     with pytest.raises(ConfigError, match="the gradients of 1000000000 units take"):
+        worker.train(run_dir, run_id="test")
+
+    with Ledger.open(ledger_path) as ledger:
+        assert not ledger.status("customers").reservations
+
+
+def test_an_adapter_on_the_head_is_refused_before_a_budget_is_reserved(llama_dir: Path, tmp_path: Path) -> None:
+    rows = _make_rows(tmp_path)
+    ledger_path = _make_ledger(tmp_path, rows)
+    run_dir = _make_run(tmp_path / "run", llama_dir, rows, ledger_path, method={"lora": {"targets": ["q_proj", "lm_head"]}})
+
+    with pytest.raises(PlanError, match="the head is trained, which sees some of the tokens only"):
         worker.train(run_dir, run_id="test")
 
     with Ledger.open(ledger_path) as ledger:
