@@ -248,7 +248,8 @@ def _private(f: Footprint, stage: int, workers: int) -> float:
 def _step(f: Footprint, stage: int, workers: int) -> float:
     """Bytes beyond weights and states at the height of the update: float32 gradients and AdamW's intermediate results of this share.
 
-    torch's AdamW makes one such array on a GPU and two on a CPU. Before it, ZeRO-1 reduces: all gradients, the bucket, its copy, the share.
+    torch's AdamW makes one such array on a GPU and two on a CPU. Before it, ZeRO-1 reduces: gradients move into the bucket, whose copy is
+    sent, and of what comes back this share is kept.
     """
     share, bucket = f.trained / workers, min(f.trained, REDUCE_BUCKET)
     intermediate = 4 if f.device == "cuda" else 8
@@ -257,4 +258,4 @@ def _step(f: Footprint, stage: int, workers: int) -> float:
     update = (4 + intermediate) * share
     if stage == 2:
         return update
-    return max(update, f.trained_width * (f.trained + share + (bucket if workers == 1 else 2 * bucket)))
+    return max(update, f.trained_width * (f.trained + share + bucket))

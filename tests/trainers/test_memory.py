@@ -92,6 +92,12 @@ def test_float32_weights_are_their_own_masters_with_zero_3_only() -> None:
     assert _memory(whole, 2, 2).optimizer == 6 * N
 
 
+def test_zero_1_reduces_beside_nothing_but_its_bucket_and_its_share() -> None:
+    memory = _memory(replace(FULL, width=4, trained_width=4), 1, 2)
+    reduced = 4 * (N + N / 2 + REDUCE_BUCKET)  # gradients and their bucket, one of which is the copy that is sent; a half is kept
+    assert memory.total - memory.weights - memory.optimizer - memory.context == pytest.approx(reduced)
+
+
 def test_4_bit_weights_take_a_quarter_and_a_scale_and_stay_whole() -> None:
     for stage in (2, 3):
         memory = _memory(replace(LORA, quantization="nf4"), stage, 8)
