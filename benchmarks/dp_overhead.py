@@ -12,6 +12,7 @@ Ends with `consortium RATIO`: private over ordinary, the median.
 """
 
 import argparse
+import ctypes
 import json
 import os
 import statistics
@@ -172,6 +173,7 @@ def _growth(step: Callable[[], None]) -> int:
         while not stop.wait(0.001):
             heights.append(process.memory_info().rss)
 
+    ctypes.CDLL(None).malloc_trim(0)  # what the steps before have left is not lying ready for this one
     before = process.memory_info().rss
     watcher = threading.Thread(target=watch)
     watcher.start()
